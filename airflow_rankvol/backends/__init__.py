@@ -1,0 +1,1 @@
+"""Thin adapters to the places where volumes and nodes live, loaded by name."""

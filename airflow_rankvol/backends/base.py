@@ -1,0 +1,150 @@
+"""The Backend protocol: about ten dumb verbs, the same for every cloud.
+
+No verb sleeps, loops, retries or invents names. What is missing reads as absent and deletes as success.
+Retry, tokens and policy live once, in the engine. Errors are those of ``airflow_rankvol.errors``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from airflow_rankvol.errors import NotOurs
+from airflow_rankvol.records import Attachment, Group, Node, Observation, Tags, Volume, utc_now
+from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
+
+if TYPE_CHECKING:
+    from airflow_rankvol.plan import Plan
+
+
+class Clock:
+    """The wall clock; tests hand in one of their own."""
+
+    def now(self) -> datetime:
+        """Return the current time, aware and in UTC."""
+        return utc_now()
+
+    def sleep(self, seconds: float) -> None:
+        """Block for that many seconds."""
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which of an owner's resources ``list_owned`` returns; None means any."""
+
+    owner: str
+    dag: str | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a resource must carry before a destructive verb touches it.
+
+    Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name.
+    """
+
+    owner: str
+    key: str
+    adopted_name: str = ""
+
+    def check(self, *, tags: Tags | None, name: str, backend: str, verb: str) -> None:
+        """Raise NotOurs unless the resource carries our tags (or is the adopted volume that was named)."""
+        if tags is not None and tags.owner == self.owner and tags.key == self.key:
+            return
+        if self.adopted_name and self.adopted_name == name:
+            return
+        found = f"owner {tags.owner!r}, key {tags.key!r}" if tags else "no tags of ours"
+        raise NotOurs(
+            f"refused: found {found}, expected owner {self.owner!r} and key {self.key!r}. It was not touched; "
+            "if it is yours, remove it by hand",
+            backend=backend,
+            verb=verb,
+            resource=name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRequest:
+    """A volume to create. ``token`` makes the call idempotent where the cloud takes one."""
+
+    name: str
+    zone: str | None
+    template: VolumeTemplate
+    tags: Tags
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequest:
+    """A node to launch. The name is unique per group, role, rank and attempt.
+
+    ``script`` is the rendered bootstrap. ``lifetime_s`` is the cap after which the backend itself ends the
+    node where it can (the volumes stay).
+    """
+
+    name: str
+    zone: str | None
+    template: NodeTemplate
+    tags: Tags
+    attachments: tuple[Attachment, ...]
+    script: str
+    lifetime_s: float
+    token: str
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A place where volumes and nodes live."""
+
+    name: str
+    platform: str
+    supports_rendezvous: bool
+    clock: Clock
+    poll_interval_s: float
+
+    def default_owner(self) -> str | None:
+        """Return the owner to use when none is configured; None where one must be configured."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuse early what cannot work (quota, zone, limits, rights). Creates nothing."""
+
+    def observe(self, group: Group) -> Observation:
+        """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read."""
+
+    def list_owned(self, selector: Selector) -> Observation:
+        """Return every volume and node that carries the owner's tags."""
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        """Create a volume with all its tags in the call; an existing one of the same name and key is returned.
+
+        A volume of the same name that is not of this key is VolumeConflict.
+        """
+
+    def delete_volume(self, volume_id: str, guard: Guard) -> None:
+        """Start deleting a volume; absent is success, attached is VolumeBusy, foreign is NotOurs."""
+
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored."""
+
+    def create_node(self, request: NodeRequest) -> Node:
+        """Launch a node; the one of that name is returned when it exists. May attach in the same call."""
+
+    def delete_node(self, node_id: str, guard: Guard) -> None:
+        """Start ending a node and everything that runs on it; absent is success. Never touches its volumes."""
+
+    def attach(self, volume_id: str, node_id: str) -> None:
+        """Attach a volume to a running node; already attached there is success, elsewhere is VolumeBusy."""
+
+    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
+        """Detach a volume from a node; not attached is success."""
+
+    def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
+        """Hand variables to running nodes that wait for their peers (rendezvous)."""
+
+    def read_report(self, node_id: str) -> str | None:
+        """Return the JSON report that the node's bootstrap wrote last; None when there is none."""

@@ -1,0 +1,1 @@
+"""How a slot gets to its end, against any backend."""

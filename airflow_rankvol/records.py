@@ -1,0 +1,301 @@
+"""Frozen records that travel between the layers, and their plain-dict wire forms.
+
+Times are aware UTC datetimes inside and ISO 8601 strings on the wire; sizes are GiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+TAG_PREFIX = "rankvol:"
+
+
+class VolumeState(StrEnum):
+    """Where a volume is in its life, on every backend."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    DELETING = "deleting"
+    ERROR = "error"
+
+
+class NodeState(StrEnum):
+    """Where a node is in its life; ENDED covers finished, powered off, killed and reclaimed."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Role(StrEnum):
+    """What a node is for."""
+
+    RANK = "rank"
+    GATHER = "gather"
+
+
+def utc_now() -> datetime:
+    """Return the current time, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+def to_iso(moment: datetime | None) -> str:
+    """Return an ISO 8601 string in UTC, or an empty string for None."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds") if moment else ""
+
+
+def from_iso(text: str | None) -> datetime | None:
+    """Return the aware datetime of an ISO 8601 string, or None for an empty one."""
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The tags that every volume and node of ours carries; the truth about whose it is.
+
+    ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. An empty
+    ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results.
+    """
+
+    owner: str
+    dag: str
+    run: str
+    group: str
+    key: str
+    rank: int = -1
+    attempt: int = 0
+    scope: str = "run"
+    reclaim: str = "delete"
+    expiry: str = ""
+    collected: str = ""
+    role: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the tags as strings under ``rankvol:…`` keys."""
+        return {f"{TAG_PREFIX}{item.name}": str(getattr(self, item.name)) for item in fields(self)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, str]) -> Tags | None:
+        """Read tags back; None when the resource does not carry our owner and key."""
+        if not raw.get(f"{TAG_PREFIX}owner") or not raw.get(f"{TAG_PREFIX}key"):
+            return None
+        values: dict[str, Any] = {
+            item.name: raw.get(f"{TAG_PREFIX}{item.name}", "") for item in fields(cls)
+        }
+        values["rank"] = int(values["rank"] or -1)
+        values["attempt"] = int(values["attempt"] or 0)
+        return cls(**values)
+
+    def with_(self, **changes: Any) -> Tags:
+        """Return a copy with some tags changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One run's volume group: everything that ``observe`` needs to find all of it in one batch.
+
+    ``key`` marks nodes and run-scoped volumes, ``dag_key`` the volumes that outlive the run, and ``names``
+    are the literal names of volumes in global scope.
+    """
+
+    owner: str
+    dag: str
+    run: str
+    group: str
+    key: str
+    dag_key: str
+    global_key: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All keys under which this group may own volumes."""
+        return frozenset({self.key, self.dag_key, self.global_key})
+
+    def tags(self, **changes: Any) -> Tags:
+        """Return tags of this group's run, with the given ones changed."""
+        base = Tags(owner=self.owner, dag=self.dag, run=self.run, group=self.group, key=self.key)
+        return replace(base, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form for a trigger's fields."""
+        return {**asdict(self), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Group:
+        """Read the plain form back."""
+        return cls(**{**raw, "names": tuple(raw["names"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as a backend sees it now; ``tags`` is None for one that is not ours."""
+
+    id: str
+    name: str
+    state: VolumeState
+    size_gib: float
+    type: str
+    created_at: datetime
+    tags: Tags | None = None
+    zone: str | None = None
+    attached_to: str | None = None
+    blank: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name and id, as messages show them."""
+        return f"volume {self.name} ({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as a backend sees it now.
+
+    ``ready`` says that it has mounted its volumes and waits for its peers (rendezvous only). ``exit_code``
+    is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report.
+    """
+
+    id: str
+    name: str
+    state: NodeState
+    created_at: datetime
+    tags: Tags | None = None
+    zone: str | None = None
+    address: str = ""
+    ready: bool = False
+    released: bool = False
+    exit_code: int | None = None
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and id, as messages show them."""
+        return f"node {self.name} ({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything of one group (or of one owner) at one moment, from one batched read."""
+
+    volumes: tuple[Volume, ...] = ()
+    nodes: tuple[Node, ...] = ()
+
+    def volume(self, volume_id: str | None) -> Volume | None:
+        """Return the volume with that id, or None."""
+        return next((volume for volume in self.volumes if volume.id == volume_id), None)
+
+    def node(self, node_id: str | None) -> Node | None:
+        """Return the node with that id, or None."""
+        return next((node for node in self.nodes if node.id == node_id), None)
+
+    def rank_nodes(self, key: str, role: Role = Role.RANK) -> tuple[Node, ...]:
+        """Return the nodes of one run's group in one role."""
+        return tuple(
+            node for node in self.nodes if node.tags and node.tags.key == key and node.tags.role == role
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SlotVolume:
+    """One mount of a slot; ``id`` is empty until the volume was created."""
+
+    name: str
+    path: str
+    size_gib: float
+    type: str | None
+    id: str = ""
+    adopted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the wire form; ``id`` and ``adopted`` only once created."""
+        raw: dict[str, Any] = {
+            "name": self.name,
+            "path": self.path,
+            "size_gib": self.size_gib,
+            "type": self.type,
+        }
+        return {**raw, "id": self.id, "adopted": self.adopted} if self.id else raw
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What rank ``rank`` of ``nodes`` gets: its zone and its volumes."""
+
+    rank: int
+    nodes: int
+    zone: str | None
+    volumes: tuple[SlotVolume, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the wire form that travels through XCom."""
+        return {
+            "rank": self.rank,
+            "nodes": self.nodes,
+            "zone": self.zone,
+            "volumes": [volume.to_dict() for volume in self.volumes],
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Slot:
+        """Read the wire form back."""
+        volumes = tuple(SlotVolume(**volume) for volume in raw["volumes"])
+        return cls(rank=int(raw["rank"]), nodes=int(raw["nodes"]), zone=raw.get("zone"), volumes=volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One volume on one node: where it is mounted, and whether it may be formatted there.
+
+    ``may_format`` is True only for a volume that this run's create step made blank.
+    """
+
+    volume_id: str
+    name: str
+    path: str
+    rank: int
+    may_format: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankResult:
+    """A rank's result as Airflow's XCom shows it."""
+
+    rank: int
+    exit_code: int | None
+    output: Any = None
+    log_tail: str = ""
+    volumes: tuple[SlotVolume, ...] = ()
+    node_id: str = ""
+    attempt: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    reused: bool = False
+    events: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain dict that is the task's return value."""
+        raw = {item.name: getattr(self, item.name) for item in fields(self)}
+        raw["volumes"] = [volume.to_dict() for volume in self.volumes]
+        raw["events"] = dict(self.events)
+        return raw
+
+
+def ranks_text(ranks: Iterable[int]) -> str:
+    """Return ranks as people read them: ``0, 3 and 7``."""
+    names = [str(rank) for rank in sorted(ranks)]
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
