@@ -1,0 +1,46 @@
+"""Patience with a backend: retries and waits, in one place, on the backend's own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import ParamSpec, TypeVar
+
+import tenacity
+
+from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.errors import RetryableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# How long one call is repeated while the cloud answers "later", in seconds. EC2's slowest bucket for volumes
+# (5 calls a second, 100 at once) needs about 31 s for 256 ranks.
+PATIENCE_S = 120.0
+
+
+def patiently(backend: Backend, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what the call returns, repeating it for up to PATIENCE_S while it raises a retryable error.
+
+    Raises:
+        RetryableError: the last one, when patience has run out.
+    """
+    deadline = backend.clock.now() + timedelta(seconds=PATIENCE_S)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RetryableError),
+        wait=tenacity.wait_random_exponential(multiplier=max(backend.poll_interval_s, 0.05), max=20),
+        stop=lambda _state: backend.clock.now() >= deadline,
+        sleep=backend.clock.sleep,
+        reraise=True,
+    )
+    return retrying(call, *args, **kwargs)
+
+
+def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Look again until it is done; False when the time ran out first."""
+    deadline = backend.clock.now() + timedelta(seconds=timeout_s)
+    while not done():
+        if backend.clock.now() >= deadline:
+            return False
+        backend.clock.sleep(backend.poll_interval_s)
+    return True

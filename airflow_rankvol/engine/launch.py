@@ -1,0 +1,141 @@
+"""From a job to the requests that launch its nodes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from airflow_rankvol.backends.base import NodeRequest
+from airflow_rankvol.engine.bootstrap import BootSpec, render
+from airflow_rankvol.engine.work import Work, node_name, record_identity
+from airflow_rankvol.plan import job_digest
+from airflow_rankvol.records import Attachment, Observation, Role, Slot, to_iso, utc_now
+from airflow_rankvol.spec.job import RankJob
+from airflow_rankvol.spec.naming import interpolate_braces
+from airflow_rankvol.spec.templates import NodeTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What is needed to launch any node of one job; lives in the task, never in a trigger.
+
+    Args:
+        files: content of every file of the job by its name on the node.
+        slots: every rank's slot when the nodes start together, else only the task's own.
+    """
+
+    job: RankJob
+    files: Mapping[str, bytes]
+    slots: tuple[Slot, ...]
+    platform: str
+
+    def requests(self, work: Work, observation: Observation) -> list[NodeRequest]:
+        """Return the launch request of this work's node, in a gang those of all its nodes."""
+        if work.role is Role.GATHER:
+            return [self._gather(work, observation)]
+        slots = self.slots if work.rendezvous else work.slots
+        return [self._rank(work, slot, observation) for slot in slots]
+
+    def _rank(self, work: Work, slot: Slot, observation: Observation) -> NodeRequest:
+        job = self.job
+        attachments = tuple(
+            Attachment(
+                volume_id=volume.id,
+                name=volume.name,
+                path=volume.path,
+                rank=slot.rank,
+                may_format=not volume.adopted and self._made_blank(work, volume.id, observation),
+            )
+            for volume in slot.volumes
+        )
+        spec = BootSpec(
+            role=Role.RANK,
+            rank=slot.rank,
+            nodes=slot.nodes,
+            attempt=work.attempt,
+            key=work.group.key,
+            identity=record_identity(work.group),
+            digest=job_digest(job, self.files),
+            attachments=attachments,
+            commands=self._texts(job.commands, slot),
+            files=self.files,
+            env={name: self._text(value, slot) for name, value in job.env.items()},
+            secret_env=dict(job.secret_env),
+            gpus_per_node=job.node.gpus_per_node,
+            lifetime_s=work.lifetime_s,
+            rendezvous=work.rendezvous,
+            reuse=not work.rendezvous,
+        )
+        return self._request(work, spec, slot.rank, slot.zone, job.node)
+
+    def _gather(self, work: Work, observation: Observation) -> NodeRequest:
+        job = self.job
+        template = job.gather_node or job.node
+        missing = tuple(
+            slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes)
+        )
+        attachments = tuple(
+            Attachment(volume_id=v.id, name=v.name, path=v.path, rank=slot.rank, read_only=True)
+            for slot in work.slots
+            if slot.rank not in missing
+            for v in slot.volumes
+        )
+        spec = BootSpec(
+            role=Role.GATHER,
+            rank=-1,
+            nodes=work.nodes,
+            attempt=work.attempt,
+            key=work.group.key,
+            identity=record_identity(work.group),
+            digest=job_digest(job, self.files),
+            attachments=attachments,
+            commands=tuple(job.gather),
+            files=self.files,
+            env=dict(job.env),
+            secret_env=dict(job.secret_env),
+            gpus_per_node=template.gpus_per_node,
+            lifetime_s=work.lifetime_s,
+            missing=missing,
+            allow_missing=job.allow_missing,
+        )
+        return self._request(work, spec, -1, work.slots[0].zone, template)
+
+    def _request(
+        self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate
+    ) -> NodeRequest:
+        name = node_name(work.group, work.role, rank, work.attempt)
+        expiry = utc_now() + template.lifetime + template.boot_timeout
+        tags = work.group.tags(
+            rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(expiry), scope="run"
+        )
+        return NodeRequest(
+            name=name,
+            zone=zone,
+            template=template,
+            tags=tags,
+            attachments=spec.attachments,
+            script=render(spec, self.platform),
+            lifetime_s=work.lifetime_s,
+            token=hashlib.sha256(f"{work.group.owner}/{name}".encode()).hexdigest(),
+        )
+
+    @staticmethod
+    def _made_blank(work: Work, volume_id: str, observation: Observation) -> bool:
+        """Say whether this very run created the volume blank; nothing else may ever be formatted."""
+        volume = observation.volume(volume_id)
+        tags = volume.tags if volume else None
+        return bool(
+            volume
+            and tags
+            and volume.blank
+            and tags.owner == work.group.owner
+            and tags.key in work.group.keys
+            and tags.run == work.group.run
+        )
+
+    def _text(self, text: str, slot: Slot) -> str:
+        return interpolate_braces(text, rank=slot.rank, nodes=slot.nodes)
+
+    def _texts(self, texts: tuple[str, ...], slot: Slot) -> tuple[str, ...]:
+        return tuple(self._text(text, slot) for text in texts)

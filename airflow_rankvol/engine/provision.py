@@ -1,0 +1,191 @@
+"""Create every volume of a plan, or none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
+from airflow_rankvol.engine.calls import patiently, wait_until
+from airflow_rankvol.engine.work import group_of
+from airflow_rankvol.errors import BackendError, LeakError, NotReady, VolumeConflict
+from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
+from airflow_rankvol.records import Group, Observation, Slot, SlotVolume, Volume, VolumeState, to_iso
+from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
+
+# EBS volumes are available within seconds; one that is not by then never will be.
+AVAILABLE_TIMEOUT_S = 120.0
+DELETED_TIMEOUT_S = 120.0
+
+
+def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
+    """Create or adopt every volume of the plan and return its slots with their ids.
+
+    Existing volumes of this group are taken as they are, so the call can be repeated. When one volume cannot
+    be had, those that this very call made are removed again and the error is raised.
+
+    Args:
+        generation: number of this try; part of the idempotency tokens, because a token is burned with its volume.
+
+    Raises:
+        VolumeConflict: a name is taken, too small, or held by a live node of another run.
+        LeakError: the creation failed and some of its volumes could not be removed again.
+    """
+    group = group_of(plan)
+    found = _found(backend, group, plan)
+    new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
+    made: list[Volume] = []
+    try:
+        slots = [_slot(backend, group, slot, found, made, generation) for slot in plan.slots]
+        _verify_available(backend, group, made)
+    except BaseException as exc:
+        _roll_back(backend, group, new, exc)
+        raise
+    return slots
+
+
+def _found(backend: Backend, group: Group, plan: Plan) -> dict[str, tuple[Volume, bool]]:
+    """Return what exists of the plan by name, with whether it is adopted; every one was found to be usable."""
+    observation = patiently(backend, backend.observe, group)
+    by_name = {volume.name: volume for volume in observation.volumes}
+    return {
+        wanted.name: (by_name[wanted.name], _check(backend, group, wanted, by_name[wanted.name], observation))
+        for slot in plan.slots
+        for wanted in slot.volumes
+        if wanted.name in by_name
+    }
+
+
+def _check(
+    backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation
+) -> bool:
+    """Return whether an existing volume is adopted; raise when it cannot serve."""
+
+    def conflict(message: str) -> VolumeConflict:
+        return VolumeConflict(message, backend=backend.name, verb="create_volume", resource=found.label)
+
+    ours = (
+        found.tags is not None and found.tags.owner == group.owner and found.tags.key == wanted.key
+    )
+    if not ours and wanted.scope is not Scope.GLOBAL:
+        raise conflict(
+            f"a volume named {wanted.name!r} exists that is not of this group; it was not touched. "
+            "Rename the volume in the job, or use scope='global' to adopt it"
+        )
+    if found.state is VolumeState.ERROR:
+        raise conflict("the volume is in an error state; look at it, then remove it with `rankvol reap --name`")
+    if found.size_gib < wanted.size_gib:
+        raise conflict(
+            f"found {found.size_gib:g} GiB, expected at least {wanted.size_gib:g} GiB for rank {wanted.rank}. "
+            "Grow or remove it (`rankvol reap --name`), or ask for the size it has"
+        )
+    holder = observation.node(found.attached_to)
+    if found.attached_to and not (holder and holder.tags and holder.tags.key == group.key):
+        raise conflict(
+            f"it is attached to {found.attached_to}, a live node of another run; neither was touched. "
+            "Wait for that run to end"
+        )
+    return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.run == group.run)
+
+
+def _slot(
+    backend: Backend,
+    group: Group,
+    planned: PlannedSlot,
+    found: Mapping[str, tuple[Volume, bool]],
+    made: list[Volume],
+    generation: int,
+) -> Slot:
+    volumes = []
+    for wanted in planned.volumes:
+        if wanted.name in found:
+            volume, adopted = found[wanted.name]
+        else:
+            request = request_of(group, wanted, planned.zone, generation, backend)
+            volume, adopted = patiently(backend, backend.create_volume, request), False
+            made.append(volume)
+        volumes.append(
+            SlotVolume(
+                name=volume.name,
+                path=wanted.path,
+                size_gib=volume.size_gib,
+                type=volume.type,
+                id=volume.id,
+                adopted=adopted,
+            )
+        )
+    zone = next((found[v.name][0].zone for v in planned.volumes if v.name in found), None) or planned.zone
+    return Slot(rank=planned.rank, nodes=planned.nodes, zone=zone, volumes=tuple(volumes))
+
+
+def request_of(
+    group: Group, wanted: PlannedVolume, zone: str | None, generation: int, backend: Backend
+) -> VolumeRequest:
+    """Return the request for one planned volume, with all the tags it will carry."""
+    template = wanted.template
+    reclaim = template.effective_reclaim
+    # What is kept on purpose has no expiry: neither the reaper nor a later run may take it.
+    expires = wanted.scope is Scope.RUN and reclaim is not ReclaimPolicy.RETAIN
+    tags = replace(
+        group.tags(rank=wanted.rank, scope=str(wanted.scope), reclaim=str(reclaim)),
+        key=wanted.key,
+        expiry=to_iso(backend.clock.now() + template.expiry) if expires else "",
+    )
+    text = f"{group.owner}/{wanted.key}/{wanted.mount_index}/{wanted.rank}/{wanted.name}/{generation}"
+    return VolumeRequest(
+        name=wanted.name,
+        zone=zone,
+        template=template,
+        tags=tags,
+        token=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _verify_available(backend: Backend, group: Group, made: list[Volume]) -> None:
+    ids = {volume.id for volume in made}
+
+    def waiting() -> list[Volume | str]:
+        observation = backend.observe(group)
+        seen = {volume.id: volume for volume in observation.volumes if volume.id in ids}
+        for volume in seen.values():
+            if volume.state is VolumeState.ERROR:
+                raise BackendError(
+                    "the volume went into an error state while it was created",
+                    backend=backend.name,
+                    verb="create_volume",
+                    resource=volume.label,
+                )
+        return [i for i in ids if i not in seen or seen[i].state is VolumeState.CREATING]
+
+    if made and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S):
+        raise NotReady(
+            f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(map(str, waiting()))}",
+            backend=backend.name,
+            verb="create_volume",
+        )
+
+
+def _roll_back(backend: Backend, group: Group, new: frozenset[str], cause: BaseException) -> None:
+    """Remove what did not exist before this call; looked up again, because an answer may have been lost."""
+
+    def left() -> list[Volume]:
+        return [
+            volume
+            for volume in patiently(backend, backend.observe, group).volumes
+            if volume.name in new and volume.tags and volume.tags.run == group.run
+        ]
+
+    for volume in left():
+        guard = Guard(owner=group.owner, key=volume.tags.key if volume.tags else group.key)
+        try:
+            patiently(backend, backend.delete_volume, volume.id, guard)
+        except BackendError as exc:
+            cause.add_note(f"while rolling back {volume.label}: {exc}")
+    if not wait_until(backend, lambda: not left(), timeout_s=DELETED_TIMEOUT_S):
+        names = [volume.label for volume in left()]
+        raise LeakError(
+            f"creating the volumes failed ({cause}), and these could not be removed again: {', '.join(names)}. "
+            "Remove them with `rankvol reap`",
+            resources=names,
+        ) from cause

@@ -1,0 +1,158 @@
+"""Find and remove what runs left behind, by tag; nothing else is ever touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from airflow_rankvol.backends.base import Backend, Guard, Selector
+from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.teardown import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
+from airflow_rankvol.records import Node, Observation, Tags, Volume, from_iso
+from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
+
+
+class RunState(StrEnum):
+    """What is known about the run that a resource belongs to."""
+
+    LIVE = "live"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ReapRules:
+    """What may be removed beyond the standing rules, by the operator's word.
+
+    Args:
+        names: exact names of volumes to remove, whatever their scope; never those of a live run.
+        older_than: leave what is younger than this.
+        expired_only: remove only what has expired, even of ended runs.
+    """
+
+    names: frozenset[str] = frozenset()
+    older_than: timedelta = timedelta()
+    expired_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One resource of ours with the verdict on it."""
+
+    kind: str
+    resource: Volume | Node
+    run_state: RunState
+    remove: bool
+    reason: str
+
+    @property
+    def tags(self) -> Tags:
+        """The resource's tags; every finding has them."""
+        assert self.resource.tags is not None
+        return self.resource.tags
+
+
+RunStateOf = Callable[[str, str], RunState]
+
+
+def survey(
+    backend: Backend, selector: Selector, run_state_of: RunStateOf, rules: ReapRules | None = None
+) -> list[Finding]:
+    """Return every resource of the owner with the verdict on it; removes nothing.
+
+    Args:
+        run_state_of: tells from a DAG id and a run id whether that run lives.
+    """
+    observation = patiently(backend, backend.list_owned, selector)
+    now = backend.clock.now()
+    rules = rules or ReapRules()
+    states: dict[tuple[str, str], RunState] = {}
+
+    def state(tags: Tags) -> RunState:
+        where = (tags.dag, tags.run)
+        if where not in states:
+            states[where] = run_state_of(*where)
+        return states[where]
+
+    findings = []
+    for node in observation.nodes:
+        if node.tags:
+            findings.append(_judge_node(node, node.tags, state(node.tags), now, rules))
+    for volume in observation.volumes:
+        if volume.tags:
+            findings.append(_judge_volume(volume, volume.tags, state(volume.tags), observation, now, rules))
+    return findings
+
+
+def reap(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
+    """Remove what the findings say, nodes first; return what went, and by name what did not and why."""
+    problems: dict[str, str] = {}
+    nodes = [f.resource for f in findings if f.remove and isinstance(f.resource, Node)]
+    doomed = [
+        (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
+        for f in findings
+        if f.remove and isinstance(f.resource, Volume)
+    ]
+
+    def observe() -> Observation:
+        return backend.list_owned(selector)
+
+    gone = delete_nodes(backend, nodes, observe, problems, timeout_s=NODES_TIMEOUT_S)
+    gone += delete_volumes(backend, doomed, observe, problems, timeout_s=VOLUMES_TIMEOUT_S)
+    return gone, problems
+
+
+def _expired(tags: Tags, now: datetime) -> bool:
+    expiry = from_iso(tags.expiry)
+    return expiry is not None and expiry <= now
+
+
+def _judge_node(node: Node, tags: Tags, state: RunState, now: datetime, rules: ReapRules) -> Finding:
+    def verdict(remove: bool, reason: str) -> Finding:
+        return Finding("node", node, state, remove, reason)
+
+    if state is RunState.LIVE:
+        return verdict(False, "its run lives")
+    if node.created_at > now - rules.older_than:
+        return verdict(False, "younger than asked for")
+    if _expired(tags, now):
+        return verdict(True, f"expired {tags.expiry}")
+    if state is RunState.ENDED and not rules.expired_only:
+        return verdict(True, "its run has ended")
+    return verdict(False, f"expires {tags.expiry}")
+
+
+def _judge_volume(
+    volume: Volume, tags: Tags, state: RunState, observation: Observation, now: datetime, rules: ReapRules
+) -> Finding:
+    def verdict(remove: bool, reason: str) -> Finding:
+        return Finding("volume", volume, state, remove, reason)
+
+    if state is RunState.LIVE:
+        return verdict(False, "its run lives")
+    holder = observation.node(volume.attached_to)
+    if volume.attached_to and (holder is None or (holder.tags and holder.tags.run != tags.run)):
+        return verdict(False, f"attached to {volume.attached_to}, a node of another run")
+    if volume.name in rules.names:
+        return verdict(True, "named")
+    if volume.created_at > now - rules.older_than:
+        return verdict(False, "younger than asked for")
+    if tags.scope != Scope.RUN:
+        return verdict(False, f"scope {tags.scope}: goes only when named")
+    if tags.reclaim in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT):
+        return verdict(False, f"reclaim policy {tags.reclaim}: goes only when named")
+    if _expired(tags, now):
+        return verdict(True, f"expired {tags.expiry}")
+    return _judge_unexpired(volume, tags, state, rules)
+
+
+def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, rules: ReapRules) -> Finding:
+    if state is RunState.ENDED and not rules.expired_only:
+        if tags.collected:
+            return Finding("volume", volume, state, True, "its run has ended and its results were collected")
+        if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
+            return Finding("volume", volume, state, True, "its run has ended; reclaim policy delete_always")
+        return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
+    return Finding("volume", volume, state, False, f"expires {tags.expiry}")

@@ -1,0 +1,96 @@
+"""Reports that nodes write, and the results that Airflow shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import RankVolError
+from airflow_rankvol.records import Node, Observation, RankResult, to_iso
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the bootstrap said last. ``error`` is its own sentence when a step before the commands failed."""
+
+    exit_code: int
+    phase: str
+    output: Any = None
+    log_tail: str = ""
+    error: str = ""
+    attached_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    reused: bool = False
+    collected: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+
+
+class ResultNotJson(RankVolError):
+    """The command wrote something to $RANKVOL_RESULT that is not JSON."""
+
+
+def _text(raw: dict[str, Any], field: str) -> str:
+    return base64.b64decode(raw.get(field) or "").decode("utf-8", errors="replace")
+
+
+def parse_report(raw: str) -> Report:
+    """Read a node's report.
+
+    Raises:
+        ResultNotJson: when the commands succeeded but their result file does not hold JSON.
+    """
+    data = json.loads(raw)
+    output_text = _text(data, "output_b64")
+    exit_code = int(data["exit_code"])
+    try:
+        output = json.loads(output_text) if output_text.strip() else None
+    except json.JSONDecodeError as exc:
+        if exit_code == 0:
+            raise ResultNotJson(
+                f"$RANKVOL_RESULT is not JSON ({exc}); found {output_text[:200]!r}, expected one JSON value. "
+                "Write it with json.dump or jq"
+            ) from exc
+        output = None
+    return Report(
+        exit_code=exit_code,
+        phase=data.get("phase", ""),
+        output=output,
+        log_tail=_text(data, "log_tail_b64"),
+        error=_text(data, "error_b64"),
+        attached_at=data.get("attached_at", ""),
+        started_at=data.get("started_at", ""),
+        finished_at=data.get("finished_at", ""),
+        reused=bool(data.get("reused", False)),
+        collected=tuple(data.get("collected", ())),
+        missing=tuple(data.get("missing", ())),
+    )
+
+
+def result_of(work: Work, node: Node, observation: Observation, report: Report | None) -> RankResult:
+    """Put a node's report and the observed times together into the rank's result."""
+    first = observation.volume(work.volume_ids[0]) if work.volume_ids else None
+    report = report or Report(exit_code=-1, phase="lost")
+    events = {
+        "create": to_iso(first.created_at) if first else "",
+        "launch": to_iso(node.created_at),
+        "attach": report.attached_at,
+        "run": report.started_at,
+        "finish": report.finished_at,
+    }
+    return RankResult(
+        rank=work.rank,
+        exit_code=report.exit_code if report.phase != "lost" else None,
+        output=report.output,
+        log_tail=report.log_tail,
+        volumes=work.slots[0].volumes if work.rank >= 0 else (),
+        node_id=node.id,
+        attempt=work.attempt,
+        started_at=report.started_at,
+        finished_at=report.finished_at,
+        reused=report.reused,
+        events=events,
+    )

@@ -1,0 +1,205 @@
+"""One step of one node's work: observe, decide, act. The loop of a task and the trigger both call it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow_rankvol.backends.base import Backend, Guard
+from airflow_rankvol.engine.decide import Action, decide
+from airflow_rankvol.engine.failures import FAILURES, failed, report_error
+from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.results import Report, parse_report, result_of
+from airflow_rankvol.engine.views import (
+    attempt_of,
+    culprit,
+    gang_nodes,
+    is_failed,
+    older_nodes,
+    own_node,
+    situation_of,
+)
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import RankVolError, RetryableError
+from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, VolumeState
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the work ended: with a result, with an error, or with both (a failed rank has a result too)."""
+
+    result: RankResult
+    report: Report | None = None
+    error: RankVolError | None = None
+
+
+def step(
+    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None = None
+) -> Outcome | None:
+    """Do the one next thing for this work; None while it goes on.
+
+    Args:
+        launcher: needed to launch; without one an absent node counts as lost.
+    """
+    return _advance(backend, work, observation, launcher)[1]
+
+
+def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
+    """Launch, then step until the work has ended: the synchronous loop."""
+    outcome = launch(backend, work, launcher)
+    while outcome is None:
+        outcome = step(backend, work, backend.observe(work.group))
+        if outcome is None:
+            backend.clock.sleep(backend.poll_interval_s)
+    return outcome
+
+
+def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
+    """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
+    while True:
+        observation = backend.observe(work.group)
+        if own_node(work, observation) and _gang_launched(work, observation):
+            return None
+        acted, outcome = _advance(backend, work, observation, launcher)
+        if outcome:
+            return outcome
+        if not acted:
+            backend.clock.sleep(backend.poll_interval_s)
+
+
+def _advance(
+    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None
+) -> tuple[bool, Outcome | None]:
+    situation = situation_of(work, observation, backend.clock.now(), may_launch=launcher is not None)
+    action = decide(situation)
+    try:
+        return action is not Action.WAIT, _act(backend, work, observation, launcher, action)
+    except RetryableError:
+        return False, None  # the next observation decides again; the deadlines bound it
+
+
+def choose_attempt(work: Work, observation: Observation, try_number: int) -> Work:
+    """Return the work at the attempt it belongs to.
+
+    Without a rendezvous that is the task's own try. A gang has one attempt for all: a rank joins the newest
+    one, and starts the next only when that one has failed and this task was tried more often.
+    """
+    if not work.rendezvous:
+        return work.at_attempt(try_number)
+    newest = max((attempt_of(node) for node in observation.rank_nodes(work.group.key)), default=0)
+    if newest == 0:
+        return work.at_attempt(try_number)
+    current = work.at_attempt(newest)
+    if culprit(current, observation) and newest < try_number:
+        return work.at_attempt(try_number)
+    return current
+
+
+def _gang_launched(work: Work, observation: Observation) -> bool:
+    return not work.rendezvous or len(gang_nodes(work, observation)) >= work.nodes or bool(
+        culprit(work, observation)
+    )
+
+
+def _act(
+    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action
+) -> Outcome | None:
+    node = own_node(work, observation)
+    if action is Action.WAIT:
+        return None
+    if action is Action.LAUNCH and launcher is not None:
+        for request in launcher.requests(work, observation):
+            backend.create_node(request)
+        return None
+    if action is Action.REMOVE_OLDER:
+        for old in older_nodes(work, observation):
+            backend.delete_node(old.id, _guard(work))
+        return None
+    if action is Action.ATTACH and node is not None:
+        _attach_free(backend, work, observation, node)
+        return None
+    if action is Action.RELEASE:
+        _release(backend, work, observation)
+        return None
+    if action is Action.COLLECT and node is not None:
+        return _collect(backend, work, observation, node)
+    return _fail(backend, work, observation, node, action)
+
+
+def _guard(work: Work) -> Guard:
+    return Guard(owner=work.group.owner, key=work.group.key)
+
+
+def _attach_free(backend: Backend, work: Work, observation: Observation, node: Node) -> None:
+    for volume_id in work.volume_ids:
+        volume = observation.volume(volume_id)
+        if volume and volume.state is VolumeState.AVAILABLE:
+            backend.attach(volume_id, node.id)
+
+
+def _release(backend: Backend, work: Work, observation: Observation) -> None:
+    nodes = sorted(gang_nodes(work, observation), key=lambda node: node.tags.rank if node.tags else 0)
+    addresses = [node.address for node in nodes]
+    message = {
+        "NODES_IPS": "\n".join(addresses),
+        "MASTER_NODE_IP": addresses[0],
+        "MASTER_ADDR": addresses[0],
+        # Spread over a range so that gangs of one machine rarely meet; the same for every node of the gang.
+        "MASTER_PORT": str(20000 + (int(work.group.key, 16) + work.attempt) % 10000),
+    }
+    backend.tell_nodes([node.id for node in nodes], message)
+
+
+def _collect(backend: Backend, work: Work, observation: Observation, node: Node) -> Outcome:
+    raw = backend.read_report(node.id)
+    error: RankVolError | None = None
+    report: Report | None = None
+    try:
+        report = parse_report(raw) if raw else None
+    except RankVolError as exc:
+        error = failed(work, str(exc), None, "")
+    if error is None:
+        error = report_error(work, node, report)
+    result = result_of(work, node, observation, report)
+    if error is None and work.role is Role.GATHER and report is not None:
+        mark_collected(backend, work, observation, report.collected)
+    _stop(backend, work, observation, node, failed=error is not None)
+    return Outcome(result=result, report=report, error=error)
+
+
+def mark_collected(
+    backend: Backend, work: Work, observation: Observation, ranks: tuple[int, ...]
+) -> None:
+    """Tag the volumes of the ranks whose results this run's gather has; only then may they be deleted."""
+    ids = [
+        volume.id
+        for slot in work.slots
+        if slot.rank in ranks
+        for volume in slot.volumes
+        if not volume.adopted and observation.volume(volume.id)
+    ]
+    if ids:
+        backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
+
+
+def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, *, failed: bool) -> None:
+    """Remove what this work leaves running. The ended nodes of a gang stay until its teardown: late ranks read them."""
+    if not work.rendezvous:
+        doomed = [node] if node else []
+    elif failed:
+        doomed = [peer for peer in gang_nodes(work, observation) if peer.state is not NodeState.ENDED]
+        if node and not any(is_failed(peer) for peer in gang_nodes(work, observation)):
+            doomed = [peer for peer in doomed if peer.id != node.id] + [node]
+    else:
+        doomed = []
+    for peer in doomed:
+        backend.delete_node(peer.id, _guard(work))
+
+
+def _fail(
+    backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action
+) -> Outcome:
+    error = FAILURES[action](work, observation, node)
+    if action is not Action.FAIL_SUPERSEDED:
+        _stop(backend, work, observation, node, failed=True)
+    known = node or Node(id="", name=work.node_name, state=NodeState.ENDED, created_at=backend.clock.now())
+    return Outcome(result=result_of(work, known, observation, None), error=error)

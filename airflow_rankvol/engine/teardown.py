@@ -1,0 +1,231 @@
+"""The end of a group: nodes first, then the volumes by policy, each deletion verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from airflow_rankvol.backends.base import Backend, Guard
+from airflow_rankvol.engine.calls import patiently, wait_until
+from airflow_rankvol.errors import BackendError, LeakError
+from airflow_rankvol.plan import Plan, PlannedVolume
+from airflow_rankvol.records import Group, Node, NodeState, Observation, Volume, to_iso
+from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
+
+# EC2 takes up to a few minutes to terminate an instance; a volume is free only after that.
+NODES_TIMEOUT_S = 600.0
+VOLUMES_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A volume that stays, and why."""
+
+    name: str
+    id: str
+    rank: int
+    reason: str
+    expiry: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the plain form."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "rank": self.rank,
+            "reason": self.reason,
+            "expiry": self.expiry,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TeardownReport:
+    """What went and what stays."""
+
+    deleted: tuple[str, ...]
+    kept: tuple[Kept, ...]
+    nodes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the plain dict that is the teardown task's return value."""
+        return {
+            "deleted": list(self.deleted),
+            "kept": [item.to_dict() for item in self.kept],
+            "nodes": list(self.nodes),
+        }
+
+
+def teardown(
+    backend: Backend,
+    group: Group,
+    plan: Plan | None,
+    *,
+    nodes_timeout_s: float = NODES_TIMEOUT_S,
+    volumes_timeout_s: float = VOLUMES_TIMEOUT_S,
+) -> TeardownReport:
+    """End every node of the group's run and remove its volumes by their policy.
+
+    Args:
+        plan: the job's plan, whose policies win over those written in the tags at creation; None when there is none.
+
+    Raises:
+        LeakError: naming every node and volume that should have gone and is still there.
+    """
+    wanted = {volume.name: volume for slot in plan.slots for volume in slot.volumes} if plan else {}
+    observation = patiently(backend, backend.observe, group)
+    problems: dict[str, str] = {}
+    nodes = end_nodes(backend, group, observation, problems, timeout_s=nodes_timeout_s)
+    observation = patiently(backend, backend.observe, group)
+    doomed: list[tuple[Volume, Guard]] = []
+    kept: list[Kept] = []
+    for volume in observation.volumes:
+        verdict = _verdict(group, volume, wanted.get(volume.name))
+        if verdict is None:
+            continue
+        if isinstance(verdict, Guard):
+            doomed.append((volume, verdict))
+        else:
+            kept.append(verdict)
+    kept = _extend_expiry(backend, kept, observation, wanted)
+    deleted = delete_volumes(
+        backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s
+    )
+    if problems:
+        raise leak(problems)
+    return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
+
+
+def leak(problems: Mapping[str, str]) -> LeakError:
+    """Return the error that names what is still there and why."""
+    lines = "; ".join(f"{name}: {why}" for name, why in problems.items())
+    return LeakError(
+        f"could not remove {len(problems)} of the group's resources: {lines}. They still cost money: clear this "
+        "task to try again, or run `rankvol reap`",
+        resources=tuple(problems),
+    )
+
+
+def end_nodes(
+    backend: Backend,
+    group: Group,
+    observation: Observation,
+    problems: dict[str, str],
+    *,
+    timeout_s: float,
+) -> list[str]:
+    """End every node of the group's run and wait until none is left; problems are added by name."""
+    nodes = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
+    return delete_nodes(backend, nodes, lambda: backend.observe(group), problems, timeout_s=timeout_s)
+
+
+def delete_nodes(
+    backend: Backend,
+    nodes: Sequence[Node],
+    observe: Callable[[], Observation],
+    problems: dict[str, str],
+    *,
+    timeout_s: float,
+) -> list[str]:
+    """Delete nodes of ours and verify that each is gone (or at least ended); return their labels."""
+    for node in nodes:
+        assert node.tags is not None  # callers pass only nodes that carry our tags
+        guard = Guard(owner=node.tags.owner, key=node.tags.key)
+        try:
+            patiently(backend, backend.delete_node, node.id, guard)
+        except BackendError as exc:
+            problems[node.label] = str(exc)
+    ids = {node.id for node in nodes if node.label not in problems}
+    alive: dict[str, str] = {}
+
+    def gone() -> bool:
+        alive.clear()
+        for node in observe().nodes:
+            if node.id in ids and node.state is not NodeState.ENDED:
+                alive[node.label] = f"still {node.state} after {timeout_s:.0f} s"
+        return not alive
+
+    if ids and not wait_until(backend, gone, timeout_s=timeout_s):
+        problems.update(alive)
+    return [node.label for node in nodes if node.label not in problems]
+
+
+def delete_volumes(
+    backend: Backend,
+    doomed: Sequence[tuple[Volume, Guard]],
+    observe: Callable[[], Observation],
+    problems: dict[str, str],
+    *,
+    timeout_s: float,
+) -> list[str]:
+    """Delete volumes and verify that each is gone; return the names of those that are."""
+    for volume, guard in doomed:
+        try:
+            patiently(backend, backend.delete_volume, volume.id, guard)
+        except BackendError as exc:
+            problems[volume.label] = str(exc)
+    ids = {volume.id: volume.label for volume, _ in doomed if volume.label not in problems}
+    left: dict[str, str] = {}
+
+    def gone() -> bool:
+        left.clear()
+        for volume in observe().volumes:
+            if volume.id in ids:
+                left[ids[volume.id]] = f"still {volume.state} {timeout_s:.0f} s after its deletion was accepted"
+        return not left
+
+    if ids and not wait_until(backend, gone, timeout_s=timeout_s):
+        problems.update(left)
+    return [volume.name for volume, _ in doomed if volume.label not in problems]
+
+
+def _verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guard | Kept | None:
+    """Say what becomes of one volume: a guard when it goes, a reason when it stays, None when it is not ours."""
+    tags = volume.tags
+    owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
+    if tags is None or not owned or (tags.key == group.global_key and tags.run != group.run):
+        return _adopted_verdict(group, volume, wanted)
+    policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
+    guard = Guard(owner=group.owner, key=tags.key)
+
+    def kept(reason: str) -> Kept:
+        return Kept(volume.name, volume.id, tags.rank, reason, tags.expiry)
+
+    if policy is ReclaimPolicy.DELETE_ALWAYS:
+        return guard
+    if policy is ReclaimPolicy.RETAIN:
+        return kept("reclaim policy retain")
+    if policy is ReclaimPolicy.SNAPSHOT:
+        return kept("reclaim policy snapshot: this backend takes no snapshots, and nothing goes without one")
+    if tags.collected == group.key:
+        return guard
+    return kept("its results were not collected")
+
+
+def _adopted_verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guard | Kept | None:
+    if wanted is None or wanted.scope is not Scope.GLOBAL:
+        return None
+    template = wanted.template
+    if template.delete_adopted and template.effective_reclaim is not ReclaimPolicy.SNAPSHOT:
+        return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
+    return Kept(volume.name, volume.id, wanted.rank, "adopted, not made by this run")
+
+
+def _extend_expiry(
+    backend: Backend,
+    kept: Sequence[Kept],
+    observation: Observation,
+    wanted: Mapping[str, PlannedVolume],
+) -> list[Kept]:
+    """Give uncollected volumes their whole expiry from now on: a long run must not have used it up."""
+    extended = []
+    for item in kept:
+        volume = observation.volume(item.id)
+        if not item.expiry or volume is None:
+            extended.append(item)
+            continue
+        template = wanted[item.name].template if item.name in wanted else None
+        expiry = to_iso(backend.clock.now() + (template.expiry if template else timedelta(hours=24)))
+        patiently(backend, backend.tag_volumes, [item.id], {"rankvol:expiry": expiry})
+        extended.append(Kept(item.name, item.id, item.rank, item.reason, expiry))
+    return extended

@@ -1,0 +1,147 @@
+"""From an observation to the situation that ``decide`` knows."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from airflow_rankvol.engine.decide import Gang, NodeView, Others, Overdue, Situation, VolumeView
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.records import Node, NodeState, Observation, Role, Volume, VolumeState
+
+_NODE_VIEWS = {
+    NodeState.PENDING: NodeView.PENDING,
+    NodeState.RUNNING: NodeView.RUNNING,
+    NodeState.ENDED: NodeView.ENDED,
+}
+_VOLUME_VIEWS = {
+    VolumeState.CREATING: VolumeView.PENDING,
+    VolumeState.ATTACHING: VolumeView.PENDING,
+    VolumeState.DETACHING: VolumeView.PENDING,
+    VolumeState.DELETING: VolumeView.ABSENT,
+    VolumeState.ERROR: VolumeView.BROKEN,
+    VolumeState.AVAILABLE: VolumeView.FREE,
+}
+_WORST_FIRST = tuple(VolumeView)
+
+
+def own_node(work: Work, observation: Observation) -> Node | None:
+    """Return the node of exactly this attempt, or None."""
+    return next((node for node in siblings(work, observation) if attempt_of(node) == work.attempt), None)
+
+
+def attempt_of(node: Node) -> int:
+    """Return the attempt in a node's tags."""
+    return node.tags.attempt if node.tags else 0
+
+
+def siblings(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return the nodes of this rank (or of gather), whatever their attempt."""
+    nodes = observation.rank_nodes(work.group.key, work.role)
+    return tuple(node for node in nodes if node.tags and node.tags.rank == work.rank)
+
+
+def gang_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return the nodes of this attempt's whole gang."""
+    nodes = observation.rank_nodes(work.group.key)
+    return tuple(node for node in nodes if attempt_of(node) == work.attempt)
+
+
+def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return the nodes that have to go before this attempt may hold the volumes.
+
+    For a rank, its earlier attempts (in a gang, everybody's). For gather, its earlier attempts and any rank's
+    node that nobody watches any more; the nodes of a gang are left to finish by themselves.
+    """
+    pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
+    older = [node for node in pool if attempt_of(node) < work.attempt]
+    if work.role is Role.GATHER and not work.rendezvous:
+        ranks = observation.rank_nodes(work.group.key)
+        older += [node for node in ranks if node.state is not NodeState.ENDED]
+    return tuple(older)
+
+
+def is_failed(node: Node) -> bool:
+    """Say whether a node ended without success."""
+    return node.state is NodeState.ENDED and node.exit_code != 0
+
+
+def culprit(work: Work, observation: Observation) -> str:
+    """Name the rank that broke the gang, and how; empty when it is whole."""
+    nodes = gang_nodes(work, observation)
+    failed = [node for node in nodes if is_failed(node) and node.tags]
+    if failed:
+        first = min(failed, key=lambda node: node.tags.rank if node.tags else 0)
+        code = "was lost" if first.exit_code is None else f"ended with exit code {first.exit_code}"
+        return f"rank {first.tags.rank if first.tags else '?'} {code} ({first.label})"
+    present = {node.tags.rank for node in nodes if node.tags}
+    if any(node.released for node in nodes) and len(present) < work.nodes:
+        gone = min(set(range(work.nodes)) - present)
+        return f"the node of rank {gone} is gone"
+    return ""
+
+
+def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:
+    if not work.rendezvous:
+        return Gang.NONE
+    if culprit(work, observation):
+        return Gang.BROKEN
+    if node is None or node.released:
+        return Gang.NONE
+    nodes = gang_nodes(work, observation)
+    if len(nodes) < work.nodes:
+        return Gang.PARTIAL
+    return Gang.READY if all(peer.ready for peer in nodes) else Gang.WAITING
+
+
+def _volume_view(work: Work, observation: Observation, volume: Volume | None, node: Node | None) -> VolumeView:
+    if volume is None:
+        return VolumeView.ABSENT
+    if volume.state is not VolumeState.ATTACHED:
+        return _VOLUME_VIEWS[volume.state]
+    if node is not None and volume.attached_to == node.id:
+        return VolumeView.HERE
+    holder = observation.node(volume.attached_to)
+    ours = holder is not None and holder.tags is not None and holder.tags.key == work.group.key
+    return VolumeView.STALE if ours else VolumeView.FOREIGN
+
+
+def _volumes_view(work: Work, observation: Observation, node: Node | None) -> VolumeView:
+    views = {
+        _volume_view(work, observation, observation.volume(volume_id), node) for volume_id in work.volume_ids
+    }
+    if work.role is Role.GATHER:
+        views.discard(VolumeView.ABSENT)  # a rank without a volume is missing, not fatal by itself
+    if not views:
+        return VolumeView.HERE if node is not None else VolumeView.FREE
+    return next(view for view in _WORST_FIRST if view in views)
+
+
+def _others(work: Work, observation: Observation) -> Others:
+    pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
+    if any(attempt_of(node) > work.attempt for node in pool):
+        return Others.NEWER
+    return Others.OLDER if older_nodes(work, observation) else Others.NONE
+
+
+def _overdue(work: Work, node: Node | None, now: datetime) -> Overdue:
+    if now > work.deadline:
+        return Overdue.LIFETIME
+    started = node.created_at if node else work.deadline - timedelta(seconds=work.lifetime_s)
+    if node is not None and now > started + timedelta(seconds=work.lifetime_s):
+        return Overdue.LIFETIME
+    if node is None:
+        return Overdue.BOOT if now > started else Overdue.NO
+    return Overdue.BOOT if now > started + timedelta(seconds=work.boot_timeout_s) else Overdue.NO
+
+
+def situation_of(work: Work, observation: Observation, now: datetime, *, may_launch: bool) -> Situation:
+    """Reduce what was observed to what the decision needs."""
+    node = own_node(work, observation)
+    return Situation(
+        node=_NODE_VIEWS[node.state] if node else NodeView.ABSENT,
+        volume=_volumes_view(work, observation, node),
+        others=_others(work, observation),
+        overdue=_overdue(work, node, now),
+        gang=_gang_view(work, observation, node),
+        may_launch=may_launch,
+    )

@@ -1,0 +1,141 @@
+"""What one task is at: a rank's node, or the gather node; small and serialisable for a trigger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow_rankvol.plan import Plan
+from airflow_rankvol.records import Group, Role, Slot, from_iso, to_iso
+from airflow_rankvol.spec.templates import NodeTemplate, Scope
+
+# After its lifetime a node gets this long to be noticed as ended before the engine ends it, in seconds.
+DEADLINE_GRACE_S = 60.0
+
+
+def group_of(plan: Plan) -> Group:
+    """Return what identifies the plan's volume group to a backend."""
+    identity = plan.identity
+    return Group(
+        owner=identity.owner,
+        dag=identity.dag_id,
+        run=identity.run_id,
+        group=identity.group,
+        key=identity.key(Scope.RUN),
+        dag_key=identity.key(Scope.DAG),
+        global_key=identity.key(Scope.GLOBAL),
+        names=tuple(plan.volume_names),
+    )
+
+
+def record_identity(group: Group) -> str:
+    """Return the hash that a completion record must carry to count for this run's group."""
+    text = json.dumps([group.owner, group.dag, group.run, group.group])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One node's worth of work: who it is, and the limits it must keep.
+
+    Args:
+        rank: the rank, or -1 for the gather node.
+        attempt: which try of that rank (in a rendezvous: of the whole gang).
+        slots: the rank's own slot; for gather, all of them.
+        begun: when the task began, ISO 8601.
+        rendezvous: whether the nodes start together.
+    """
+
+    role: Role
+    rank: int
+    attempt: int
+    group: Group
+    slots: tuple[Slot, ...]
+    begun: str
+    lifetime_s: float
+    boot_timeout_s: float
+    rendezvous: bool = False
+
+    @classmethod
+    def begin(
+        cls,
+        *,
+        role: Role,
+        attempt: int,
+        group: Group,
+        slots: tuple[Slot, ...],
+        template: NodeTemplate,
+        now: datetime,
+        rendezvous: bool = False,
+    ) -> Work:
+        """Return the work of a task that begins now."""
+        return cls(
+            role=role,
+            rank=slots[0].rank if role is Role.RANK else -1,
+            attempt=attempt,
+            group=group,
+            slots=slots,
+            begun=to_iso(now),
+            lifetime_s=template.lifetime.total_seconds(),
+            boot_timeout_s=template.boot_timeout.total_seconds(),
+            rendezvous=rendezvous and role is Role.RANK,
+        )
+
+    @property
+    def node_name(self) -> str:
+        """The deterministic name of this attempt's node."""
+        return node_name(self.group, self.role, self.rank, self.attempt)
+
+    @property
+    def nodes(self) -> int:
+        """How many ranks the job has."""
+        return self.slots[0].nodes
+
+    @property
+    def volume_ids(self) -> tuple[str, ...]:
+        """The ids of every volume of this node."""
+        return tuple(volume.id for slot in self.slots for volume in slot.volumes)
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"rank {self.rank}" if self.role is Role.RANK else "gather"
+
+    @property
+    def deadline(self) -> datetime:
+        """The moment after which this work has failed whatever is observed."""
+        begun = from_iso(self.begun)
+        assert begun is not None  # begin() always sets it
+        return begun + timedelta(seconds=self.boot_timeout_s + self.lifetime_s + DEADLINE_GRACE_S)
+
+    def at_attempt(self, attempt: int) -> Work:
+        """Return the same work at another attempt."""
+        return replace(self, attempt=attempt)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form for a trigger's fields."""
+        raw = {item.name: getattr(self, item.name) for item in fields(self)}
+        raw["role"] = str(self.role)
+        raw["group"] = self.group.to_dict()
+        raw["slots"] = [slot.to_dict() for slot in self.slots]
+        return raw
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Work:
+        """Read the plain form back."""
+        changes: dict[str, Any] = {
+            "role": Role(raw["role"]),
+            "group": Group.from_dict(raw["group"]),
+            "slots": tuple(Slot.from_dict(slot) for slot in raw["slots"]),
+        }
+        return cls(**{**raw, **changes})
+
+
+def node_name(group: Group, role: Role, rank: int, attempt: int) -> str:
+    """Return a node's name: deterministic, so that a launch can be repeated safely; at most 63 characters."""
+    who = f"r{rank}" if role is Role.RANK else "gather"
+    return f"rankvol-{group.key}-{who}-a{attempt}"
