@@ -1,0 +1,1 @@
+"""What is asked for: pure models, without Airflow, SDKs or I/O."""
