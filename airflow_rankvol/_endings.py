@@ -1,0 +1,54 @@
+"""How a node's end becomes a task's end; one way for the worker, the trigger and ``dag.test()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_rankvol.errors import GatherIncomplete, RankFailed
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator, Context
+
+    from airflow_rankvol.engine.step import Outcome
+
+
+class _Logger(Protocol):
+    def error(self, event: Any, /, *args: Any) -> Any: ...
+
+
+def ending_of(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as the plain dict that a trigger event can carry."""
+    error = outcome.error
+    return {
+        "result": outcome.result.to_dict(),
+        "output": outcome.result.output,
+        "error": str(error) if error else "",
+        "error_type": type(error).__name__ if error else "",
+        "missing": list(error.missing) if isinstance(error, GatherIncomplete) else [],
+    }
+
+
+def log_failure(log: _Logger, ending: Mapping[str, Any]) -> None:
+    """Log why it failed and the end of the node's log, at ERROR."""
+    log.error("%s (exit code %s)", ending["error"], ending["result"]["exit_code"])
+    tail = ending["result"]["log_tail"]
+    if tail:
+        log.error("The end of the node's log:\n%s", tail)
+
+
+def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a success's result; log a failure, push its result and raise.
+
+    Raises:
+        RankFailed: the node's work failed; the message says why.
+    """
+    result: dict[str, Any] = dict(ending["result"])
+    if not ending["error"]:
+        return result
+    log_failure(operator.log, ending)
+    if result["rank"] >= 0:
+        context["ti"].xcom_push(key="return_value", value=result)
+    raise RankFailed(
+        str(ending["error"]), rank=result["rank"], exit_code=result["exit_code"], log_tail=result["log_tail"]
+    )

@@ -1,0 +1,160 @@
+"""Airflow connections to backends; the only reader of connections.
+
+The connection's type picks the backend. ``rankvol_default`` need not exist: without it, work stays on this machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_rankvol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_rankvol.backends.base import Backend
+
+DEFAULT_CONN_ID = "rankvol_default"
+LOCAL_TYPE = "rankvol_local"
+
+#: Connection type → "module:function" that makes a backend from the connection's extra. Other packages add theirs
+#: with an entry point of the same form in the group ``airflow_rankvol.backends``.
+BACKENDS: dict[str, str] = {LOCAL_TYPE: "airflow_rankvol.hooks:local_backend"}
+
+_LOCAL_KEYS = frozenset({"state_dir", "mode", "owner", "poll_interval"})
+
+
+class LocalRankVolHook(BaseHook):
+    """Rank volumes on this machine: a volume is an ext4 image or a directory, a node is a process."""
+
+    conn_name_attr = "rankvol_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = LOCAL_TYPE
+    hook_name = "Rank volumes on this machine"
+
+    def __init__(self, rankvol_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rankvol_conn_id = rankvol_conn_id
+
+    def get_conn(self) -> Backend:
+        """Return the backend of this connection."""
+        return get_backend(self.rankvol_conn_id)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Say whether the state directory can be used, and in which mode volumes are made."""
+        try:
+            backend = self.get_conn()
+            state_dir = Path(getattr(backend, "state_dir", ""))
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return True, f"{state_dir} is usable; volumes are made in {getattr(backend, 'mode', '?')} mode"
+        except Exception as exc:
+            return False, str(exc)
+
+
+def local_backend(extra: Mapping[str, Any]) -> Backend:
+    """Make the local backend from a ``rankvol_local`` connection's extra."""
+    unknown = sorted(set(extra) - _LOCAL_KEYS)
+    if unknown:
+        raise ConfigError(
+            f"the extra of a {LOCAL_TYPE} connection has unknown field(s) {', '.join(unknown)}; "
+            f"known: {', '.join(sorted(_LOCAL_KEYS))}"
+        )
+    mode = extra.get("mode") or "auto"
+    if mode not in ("auto", "image", "directory"):
+        raise ConfigError(f"mode of a {LOCAL_TYPE} connection: found {mode!r}; expected auto, image or directory")
+    from airflow_rankvol.backends.local import LocalBackend
+
+    return LocalBackend(
+        state_dir=Path(extra.get("state_dir") or default_state_dir()).expanduser(),
+        mode=mode,
+        poll_interval_s=float(extra.get("poll_interval") or 0.2),
+    )
+
+
+def default_state_dir() -> Path:
+    """Return ``rankvol/`` below AIRFLOW_HOME."""
+    from airflow.configuration import AIRFLOW_HOME
+
+    return Path(AIRFLOW_HOME) / "rankvol"
+
+
+def get_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
+    """Return the backend of a connection.
+
+    Raises:
+        ConfigError: the connection does not exist, is of another type, or has a wrong extra.
+    """
+    connection = _connection(conn_id)
+    if connection is None:
+        return backend_of(conn_id, LOCAL_TYPE, {})
+    return backend_of(conn_id, str(connection.conn_type), connection.extra_dejson)
+
+
+async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
+    """Return the backend of a connection from inside the triggerer's event loop."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = await BaseHook.aget_connection(conn_id)
+    except AirflowNotFoundException as exc:
+        _check_default(conn_id, exc)
+        return backend_of(conn_id, LOCAL_TYPE, {})
+    return backend_of(conn_id, str(connection.conn_type), await connection.aextra_dejson())
+
+
+def get_owner(conn_id: str, backend: Backend) -> str:
+    """Return the owner tag: of the connection's extra, else ``[rankvol] owner``, else the backend's default.
+
+    Raises:
+        ConfigError: a cloud backend without a configured owner.
+    """
+    from airflow.configuration import conf
+
+    connection = _connection(conn_id)
+    extra = connection.extra_dejson if connection else {}
+    owner = extra.get("owner") or conf.get("rankvol", "owner", fallback=None) or backend.default_owner()
+    if not owner:
+        raise ConfigError(
+            f"no owner is set for connection {conn_id!r} ({backend.name}). Every volume and node carries it, and only "
+            "by it leftovers are found again: set [rankvol] owner (AIRFLOW__RANKVOL__OWNER) to the same value in "
+            "every component, or owner in the connection's extra"
+        )
+    return str(owner)
+
+
+def backend_of(conn_id: str, conn_type: str, extra: Mapping[str, Any]) -> Backend:
+    """Return the backend for a connection's type and extra."""
+    found = {point.name: point.value for point in entry_points(group="airflow_rankvol.backends")}
+    known = {**found, **BACKENDS}
+    if conn_type not in known:
+        raise ConfigError(
+            f"connection {conn_id!r} is of type {conn_type!r}; this version of airflow_rankvol knows "
+            f"{', '.join(sorted(known))}. Did you mean another connection?"
+        )
+    module, _, name = known[conn_type].partition(":")
+    factory: Callable[[Mapping[str, Any]], Backend] = getattr(importlib.import_module(module), name)
+    return factory(extra)
+
+
+def _connection(conn_id: str) -> Connection | None:
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as exc:
+        _check_default(conn_id, exc)
+        return None
+
+
+def _check_default(conn_id: str, exc: Exception) -> None:
+    if conn_id != DEFAULT_CONN_ID:
+        raise ConfigError(
+            f"connection {conn_id!r} is not defined. Create it (types: {', '.join(sorted(BACKENDS))}), or leave "
+            f"conn_id out to work on this machine"
+        ) from exc

@@ -1,0 +1,305 @@
+"""The five operators of a rank job: plan, create, run, gather, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
+
+from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
+from airflow_rankvol._endings import ending_of, finish, log_failure
+from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.provision import provision
+from airflow_rankvol.engine.reap import ReapRules, reap, survey
+from airflow_rankvol.engine.step import choose_attempt, mark_collected
+from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.engine.views import own_node
+from airflow_rankvol.engine.work import Work, group_of
+from airflow_rankvol.errors import ConfigError, GatherIncomplete
+from airflow_rankvol.records import Role, Slot, ranks_text
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+MAP_INDEX_TEMPLATE = "rank {{ task.slot['rank'] }} · {{ task.slot['volumes'][0]['name'] }}"
+
+
+class PlanRankVolumes(RankJobOperator):
+    """Check the whole request and push its slots; creates nothing.
+
+    Removes leftovers of this DAG's earlier runs whose expiry has passed, never anything of a live run.
+
+    Returns:
+        A list of slots in rank order: ``{"rank", "nodes", "zone", "volumes": [{"name", "path", "size_gib", "type"}]}``.
+
+    Raises:
+        AirflowFailException: the request cannot work as written, or the backend refuses it.
+    """
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Plan, check, sweep, and return the slots."""
+        with self.final_errors():
+            volumes = self.open(context)
+            plan = volumes.plan()
+            self.read_files()
+            if plan.job.rendezvous and not volumes.backend.supports_rendezvous:
+                raise ConfigError(f"rendezvous=True: backend {volumes.backend.name} cannot do that yet; leave it out")
+            if not plan.job.commands:
+                raise ConfigError("commands: found none; expected at least one command that every rank runs")
+            volumes.backend.check(plan)
+        self.log.info("%s", plan.describe())
+        self._sweep(context, volumes)
+        return plan.to_slots()
+
+    def _sweep(self, context: Context, volumes: RankVolumes) -> None:
+        findings = survey(
+            volumes.backend,
+            volumes.selector(),
+            lambda dag, run: self.run_state(context, dag, run),
+            ReapRules(expired_only=True),
+        )
+        gone, problems = reap(volumes.backend, volumes.selector(), findings)
+        for label in gone:
+            self.log.info("Removed expired leftover %s", label)
+        for label, why in problems.items():
+            self.log.warning("Could not remove expired leftover %s: %s", label, why)
+
+
+class CreateRankVolumes(RankJobOperator):
+    """Create every rank's volumes, or none.
+
+    Args:
+        slots: what PlanRankVolumes returned.
+
+    Returns:
+        The slots, now with ``"id"`` and ``"adopted"`` for each volume.
+
+    Raises:
+        AirflowFailException: a name is taken or a volume cannot serve; nothing of this call is left.
+    """
+
+    template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
+
+    def __init__(self, *, slots: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.slots = slots
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Create or adopt, verify, and return the slots with their ids."""
+        with self.final_errors():
+            volumes = self.open(context)
+            plan = volumes.plan()
+            self._check_slots(plan.to_slots())
+            slots = provision(volumes.backend, plan, generation=context["ti"].try_number)
+        for slot in slots:
+            for volume in slot.volumes:
+                how = "adopted" if volume.adopted else "have"
+                self.log.info("Rank %d: %s volume %s (%s)", slot.rank, how, volume.name, volume.id)
+        return [slot.to_dict() for slot in slots]
+
+    def _check_slots(self, planned: list[dict[str, Any]]) -> None:
+        if self.slots is not None and list(self.slots) != planned:
+            raise ConfigError(
+                f"slots: found {len(self.slots)} that differ from what the job's fields give now ({len(planned)} "
+                "slots). A template in them has another value in every task; use one that is stable within a run"
+            )
+
+
+class RunRank(RankJobOperator):
+    """Run one rank's commands on a node of its own with its volumes; map it over the slots.
+
+    Args:
+        slot: this rank's slot, as CreateRankVolumes returned it.
+        slots: all slots; needed only with ``rendezvous=True``.
+        deferrable: wait in the triggerer (the default) or in the worker; nothing else differs.
+
+    Returns:
+        ``{"rank", "exit_code", "output", "log_tail", "volumes", "node_id", "attempt", "started_at", "finished_at",
+        "reused", "events"}``; pushed for a failed rank, too.
+    """
+
+    template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
+
+    def __init__(
+        self,
+        *,
+        slot: Any,
+        slots: Any = None,
+        deferrable: bool = True,
+        map_index_template: str = MAP_INDEX_TEMPLATE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(map_index_template=map_index_template, **kwargs)
+        self.slot = slot
+        self.slots = slots
+        self.deferrable = deferrable
+        self._running: tuple[RankVolumes, Work] | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Launch (or adopt) this rank's node, then wait for its end."""
+        with self.final_errors():
+            volumes = self.open(context)
+            job = volumes.job
+            slot = Slot.from_dict(self.slot)
+            everyone = tuple(Slot.from_dict(raw) for raw in self.slots or [self.slot])
+            if job.rendezvous and len(everyone) != slot.nodes:
+                raise ConfigError(f"slots: found {len(everyone)}, expected all {slot.nodes} with rendezvous=True")
+            launcher = Launcher(job, self.read_files(), everyone, volumes.backend.platform)
+        work = Work.begin(
+            role=Role.RANK,
+            attempt=context["ti"].try_number,
+            group=volumes.group,
+            slots=(slot,),
+            template=job.node,
+            now=volumes.backend.clock.now(),
+            rendezvous=job.rendezvous,
+        )
+        work = choose_attempt(work, volumes.backend.observe(work.group), context["ti"].try_number)
+        self._running = (volumes, work)
+        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
+        return finish(self, context, ending_of(outcome))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """End a rank whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
+        return finish(self, context, event)
+
+    def on_kill(self) -> None:
+        """Stop this rank's node and keep its volume."""
+        if self._running:
+            stop_node(*self._running)
+
+
+class GatherRankResults(RankJobOperator):
+    """Gather the results of all ranks into one.
+
+    With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
+    ``$RANKVOL_RESULT`` is the result. Without, the result is the list of the ranks' outputs in rank order.
+
+    Args:
+        slots: what CreateRankVolumes returned.
+        results: what the mapped RunRank returned.
+        deferrable: wait in the triggerer (the default) or in the worker.
+
+    Raises:
+        GatherIncomplete: naming the ranks without a completion record, unless ``allow_missing=True``.
+        GatherFailed: the gather commands failed.
+    """
+
+    def __init__(self, *, slots: Any, results: Any, deferrable: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Not templated: a rank that failed has no XCom to render, and this task must run and say so itself.
+        self.slots = slots
+        self.results = results
+        self.deferrable = deferrable
+        for upstream in (slots, results):
+            XComArg.apply_upstream_relationship(self, upstream)
+        self._running: tuple[RankVolumes, Work] | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Check that every rank has succeeded, then gather."""
+        with self.final_errors():
+            volumes = self.open(context)
+            slots = self._slots(context)
+            launcher = Launcher(volumes.job, self.read_files(), slots, volumes.backend.platform)
+        outputs = self._outputs(context)
+        job = volumes.job
+        missing = [slot.rank for slot in slots if slot.rank not in outputs]
+        if missing and not job.allow_missing:
+            raise GatherIncomplete(
+                f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
+                "is kept until its expiry: fix and clear it, or set allow_missing=True",
+                missing=missing,
+            )
+        work = Work.begin(
+            role=Role.GATHER,
+            attempt=context["ti"].try_number,
+            group=volumes.group,
+            slots=slots,
+            template=job.gather_node or job.node,
+            now=volumes.backend.clock.now(),
+            rendezvous=job.rendezvous,
+        )
+        if not job.gather:
+            mark_collected(volumes.backend, work, volumes.backend.observe(work.group), tuple(outputs))
+            return [outputs[slot.rank] for slot in slots if slot.rank in outputs]
+        self._running = (volumes, work)
+        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
+        return self._finish(context, ending_of(outcome), outputs)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """Take the gather node's result from the trigger."""
+        return self._finish(context, event, self._outputs(context))
+
+    def on_kill(self) -> None:
+        """Stop the gather node."""
+        if self._running:
+            stop_node(*self._running)
+
+    def _finish(self, context: Context, ending: Mapping[str, Any], outputs: Mapping[int, Any]) -> Any:
+        missing = ending.get("missing") or []
+        if ending.get("error_type") == "GatherIncomplete" and missing and all(rank in outputs for rank in missing):
+            log_failure(self.log, ending)
+            raise GatherIncomplete(
+                f"the task of rank {ranks_text(missing)} had succeeded, but its volume holds no completion record: "
+                "its results were collected earlier and its volume deleted. Clear the whole task group to compute "
+                "everything again",
+                missing=missing,
+            )
+        return finish(self, context, ending)["output"]
+
+    def _slots(self, context: Context) -> tuple[Slot, ...]:
+        raw = _resolved(self.slots, context)
+        if not raw:
+            raise ConfigError("there is nothing to gather: no volumes were created for this run; see create_volumes")
+        return tuple(Slot.from_dict(slot) for slot in raw)
+
+    def _outputs(self, context: Context) -> dict[int, Any]:
+        results = _resolved(self.results, context) or []
+        return {item["rank"]: item["output"] for item in results if item and item.get("exit_code") == 0}
+
+
+class DeleteRankVolumes(RankJobOperator):
+    """End what still runs, and delete the volumes by their reclaim policy; use it as a teardown.
+
+    Returns:
+        ``{"deleted": [name], "kept": [{"name", "id", "rank", "reason", "expiry"}], "nodes": [label]}``.
+
+    Raises:
+        LeakError: naming what could not be removed.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Remove nodes, then volumes, and verify that each is gone."""
+        volumes = self.open(context, checked=False)
+        try:
+            plan = volumes.plan()
+            group = group_of(plan)
+        except ConfigError as exc:
+            self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
+            plan, group = None, volumes.group
+        report = teardown(volumes.backend, group, plan)
+        self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
+        for kept in report.kept:
+            until = f" until {kept.expiry}" if kept.expiry else ""
+            self.log.warning("Kept volume %s (%s) of rank %d%s: %s", kept.name, kept.id, kept.rank, until, kept.reason)
+        return report.to_dict()
+
+
+def stop_node(volumes: RankVolumes, work: Work) -> None:
+    """End this work's node, if there is one; its volumes stay."""
+    node = own_node(work, volumes.backend.observe(work.group))
+    if node:
+        volumes.backend.delete_node(node.id, volumes.guard())
+
+
+def _resolved(value: Any, context: Context) -> Any:
+    """Return what an upstream task pushed, or None when it pushed nothing."""
+    from airflow.sdk.exceptions import XComNotFound
+
+    if not isinstance(value, XComArg):
+        return value
+    try:
+        return value.resolve(context)
+    except XComNotFound:
+        return None

@@ -1,0 +1,111 @@
+"""``rank_job``: the five tasks of a rank job as one task group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TaskGroup
+
+from airflow_rankvol._base_operator import plain
+from airflow_rankvol.hooks import DEFAULT_CONN_ID
+from airflow_rankvol.operators import (
+    CreateRankVolumes,
+    DeleteRankVolumes,
+    GatherRankResults,
+    PlanRankVolumes,
+    RunRank,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
+    from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
+
+
+class RankJobGroup(TaskGroup):
+    """The task group of a rank job; ``output`` is what gather returns."""
+
+    output: XComArg
+
+
+def rank_job(
+    group_id: str,
+    *,
+    volumes: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    commands: str | Sequence[str],
+    nodes: int | str = 1,
+    volume_template: VolumeTemplate | Mapping[str, Any] | None = None,
+    node: NodeTemplate | Mapping[str, Any] | None = None,
+    gather_node: NodeTemplate | Mapping[str, Any] | None = None,
+    gather: str | Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
+    env: Mapping[str, Any] | None = None,
+    secret_env: Mapping[str, str] | None = None,
+    staging: str | None = None,
+    rendezvous: bool = False,
+    allow_missing: bool = False,
+    conn_id: str = DEFAULT_CONN_ID,
+    deferrable: bool = True,
+    default_args: Mapping[str, Any] | None = None,
+    rank_args: Mapping[str, Any] | None = None,
+    **group_args: Any,
+) -> RankJobGroup:
+    """Run commands on ``nodes`` nodes, each with volumes of its own, and gather their results.
+
+    The group is ``plan`` → ``create_volumes`` → ``run_rank`` (mapped) → ``gather`` → ``delete_volumes`` (teardown).
+
+    Args:
+        volumes: mounts, ``name:path`` or ``{"name": …, "path": …}`` with any field of VolumeTemplate.
+        commands: shell commands of every rank, run as one script.
+        nodes: number of ranks; an integer or a template, such as ``"{{ params.nodes }}"``.
+        gather: shell commands that run once, with every rank's volumes mounted read-only.
+        files: name on the node → path relative to the DAG file.
+        rendezvous: start the ranks together and tell them of each other.
+        allow_missing: gather what there is when some ranks failed.
+        deferrable: wait in the triggerer instead of in worker slots.
+        default_args: arguments of every task, such as ``retries``.
+        rank_args: arguments of the mapped task only, such as ``pool`` or ``max_active_tis_per_dagrun``.
+        group_args: further arguments of the TaskGroup.
+
+    Returns:
+        The task group; ``group >> task`` follows gather, and ``group.output`` is gather's result.
+    """
+    job = {
+        "volumes": plain(volumes),
+        "nodes": nodes,
+        "volume_template": plain(volume_template),
+        "node": plain(node),
+        "gather_node": plain(gather_node),
+        "commands": plain(commands),
+        "gather": plain(gather),
+        "files": plain(files),
+        "env": plain(env),
+        "secret_env": plain(secret_env),
+        "staging": staging,
+        "rendezvous": rendezvous,
+        "allow_missing": allow_missing,
+        "conn_id": conn_id,
+    }
+    group = RankJobGroup(group_id=group_id, default_args=dict(default_args or {}), **group_args)
+    with group:
+        job["volume_group"] = group.group_id
+        plan = PlanRankVolumes(task_id="plan", **job)
+        create = CreateRankVolumes(task_id="create_volumes", slots=plan.output, **job)
+        everyone = {"slots": create.output} if rendezvous else {}
+        ranks = RunRank.partial(
+            task_id="run_rank", deferrable=deferrable, **everyone, **job, **dict(rank_args or {})
+        ).expand(slot=create.output)
+        gathered = GatherRankResults(
+            task_id="gather",
+            slots=create.output,
+            results=ranks.output,
+            deferrable=deferrable,
+            trigger_rule="all_done",
+            **job,
+        )
+        delete = DeleteRankVolumes(task_id="delete_volumes", **job)
+        plan.as_setup() >> create.as_setup() >> ranks >> gathered >> delete
+        delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
+    group.output = gathered.output
+    return group

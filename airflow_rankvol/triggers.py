@@ -1,0 +1,134 @@
+"""The trigger that waits for a node, and the observer that all triggers of one group share."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+
+from airflow_rankvol._endings import ending_of, log_failure
+from airflow_rankvol.backends.base import Backend, Guard
+from airflow_rankvol.engine.step import Outcome, step
+from airflow_rankvol.engine.views import own_node
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import RetryableError
+from airflow_rankvol.hooks import aget_backend
+from airflow_rankvol.records import Group, Observation, Role
+
+
+class GroupObserver:
+    """One batched observation per interval for all triggers of one group, however many wait."""
+
+    def __init__(self, backend: Backend, group: Group) -> None:
+        self._backend = backend
+        self._group = group
+        self._waiters: list[asyncio.Future[Observation]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._last = float("-inf")
+
+    async def observe(self) -> Observation:
+        """Return an observation that began after this call: an older one may miss what the caller just made."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Observation] = loop.create_future()
+        self._waiters.append(waiter)
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._serve())
+        return await waiter
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiters:
+            await asyncio.sleep(max(0.0, self._last + self._backend.poll_interval_s - loop.time()))
+            waiters, self._waiters = self._waiters, []
+            self._last = loop.time()
+            try:
+                observation = await asyncio.to_thread(self._backend.observe, self._group)
+            except Exception as exc:
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(exc)
+                continue
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(observation)
+
+
+_observers: weakref.WeakValueDictionary[tuple[int, str, str], GroupObserver] = weakref.WeakValueDictionary()
+
+
+def observer_of(conn_id: str, backend: Backend, group: Group) -> GroupObserver:
+    """Return the observer that every trigger of this group in this event loop shares."""
+    key = (id(asyncio.get_running_loop()), conn_id, group.key)
+    observer = _observers.get(key)
+    if observer is None:
+        observer = GroupObserver(backend, group)
+        _observers[key] = observer
+    return observer
+
+
+class RankTrigger(BaseTrigger):
+    """Wait for the end of one node and, for a rank, end its task right here.
+
+    Args:
+        conn_id: the job's connection.
+        work: the plain form of ``engine.work.Work``: which node, which volumes, which limits.
+    """
+
+    def __init__(self, conn_id: str, work: dict[str, Any]) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.work = work
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return everything that another triggerer needs to go on."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"conn_id": self.conn_id, "work": self.work}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Step until the node's work has ended, then yield the one event."""
+        work = Work.from_dict(self.work)
+        ending = ending_of(await self._wait(work))
+        # dag.test() runs triggers inline, without a triggerer to end the task, and drops an end event's XComs.
+        inline = self.trigger_id is None
+        if inline or work.role is Role.GATHER:
+            yield TriggerEvent(ending)
+        elif ending["error"]:
+            log_failure(self.log, ending)
+            yield TaskFailedEvent(xcoms={"return_value": ending["result"]})
+        else:
+            yield TaskSuccessEvent(xcoms={"return_value": ending["result"]})
+
+    async def on_kill(self) -> None:
+        """Stop the node when a user kills or clears the deferred task; its volumes stay."""
+        # The runner cancels this coroutine again within a second: the work itself must not be cancelled with it.
+        task = asyncio.ensure_future(self._stop())
+        _stopping.add(task)
+        task.add_done_callback(_stopping.discard)
+        await asyncio.shield(task)
+
+    async def _wait(self, work: Work) -> Outcome:
+        backend = await aget_backend(self.conn_id)
+        observer = observer_of(self.conn_id, backend, work.group)
+        while True:
+            try:
+                observation = await observer.observe()
+            except RetryableError as exc:
+                self.log.warning("Could not observe %s: %s", work.node_name, exc)
+                continue
+            outcome = await asyncio.to_thread(step, backend, work, observation)
+            if outcome:
+                return outcome
+
+    async def _stop(self) -> None:
+        work = Work.from_dict(self.work)
+        backend = await aget_backend(self.conn_id)
+        node = own_node(work, await asyncio.to_thread(backend.observe, work.group))
+        if node:
+            guard = Guard(owner=work.group.owner, key=work.group.key)
+            await asyncio.to_thread(backend.delete_node, node.id, guard)
+            self.log.info("Stopped %s of %s", node.label, work.label)
+
+
+_stopping: set[asyncio.Future[None]] = set()
