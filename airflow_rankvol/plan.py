@@ -177,10 +177,10 @@ def make_plan(job: RankJob, run: RunIdentity) -> Plan:
 
 
 def job_digest(job: RankJob, files: Mapping[str, bytes]) -> str:
-    """Hash what decides a rank's result: a completion record counts only for the digest it was written under.
+    """Hash what decides a rank's result: a completion record counts only for the digest it was made under.
 
-    The sizes and types of volumes and nodes, lifetimes, reclaiming and the gather commands are left out: a job
-    can be given a larger machine, or another collection, without computing every rank again.
+    The sizes and types of volumes and nodes, lifetimes, reclaiming and the gather commands are left out: a
+    job can be given a larger machine, or another collection, without computing every rank again.
 
     Args:
         job: The job.

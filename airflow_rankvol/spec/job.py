@@ -152,4 +152,4 @@ def _clash(job: RankJob, index: int, names: tuple[str, ...], seen: dict[str, int
     if met is None:
         return ""
     other = job.volumes[seen[met]].name
-    return f"{name!r} gives the name {met!r}, as does {other!r} of volumes.{seen[met]}; one of them has to differ"
+    return f"{name!r} gives the name {met!r}, as does {other!r} of volumes.{seen[met]}; one has to differ"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, Field, ValidationError, model_serializer, model_validator
 
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.spec.explain import error_text
+from airflow_rankvol.spec.explain import error_text, located
 from airflow_rankvol.spec.fields import Model, plain_text
 from airflow_rankvol.spec.naming import Variable, pieces, variables
 from airflow_rankvol.spec.templates import PARTIAL, VolumeTemplate
@@ -154,11 +154,15 @@ def parse_mount(value: str | dict[str, Any]) -> Mount:
 
 def _split(text: str) -> dict[str, str]:
     """Cut at the first colon outside a variable: a format (``${{ node_rank:03d }}``) has one inside."""
-    for piece in pieces(text):
-        if not isinstance(piece.value, Variable):
-            colon = text.find(":", piece.start, piece.end)
+    try:
+        for piece in pieces(text):
+            colon = -1 if isinstance(piece.value, Variable) else text.find(":", piece.start, piece.end)
             if colon >= 0:
                 return {"name": text[:colon], "path": text[colon + 1 :]}
+    except ConfigError as error:
+        raise ValidationError.from_exception_data(
+            "Mount", [located(str(error), "name", found=text)]
+        ) from None
     raise ConfigError(f"{text!r} has no path; {_HELP}")
 
 

@@ -32,8 +32,8 @@ class VolumeTemplate(Model):
     """One volume, whatever its rank.
 
     Sizes are kept in one spelling (``1024GB`` is ``1TB``), so that equal templates compare equal. ``iops``
-    counts operations per second, ``throughput`` MiB per second. ``snapshot`` and ``image`` name what the volume
-    starts from; it starts blank without them. ``expiry`` is how long a volume stays whose results were
+    counts operations per second, ``throughput`` MiB per second. ``snapshot`` and ``image`` name what the
+    volume starts from; it starts blank without them. ``expiry`` is how long a volume stays whose results were
     not collected.
     """
 

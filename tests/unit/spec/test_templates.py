@@ -1,0 +1,157 @@
+"""Volume and node templates."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from airflow_rankvol.spec.explain import error_text
+from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy, Scope, VolumeTemplate
+
+
+def volume(**fields: Any) -> VolumeTemplate:
+    return VolumeTemplate.model_validate(fields)
+
+
+def node(**fields: Any) -> NodeTemplate:
+    return NodeTemplate.model_validate(fields)
+
+
+def problem(model: type[VolumeTemplate] | type[NodeTemplate], **fields: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(fields)
+    return error_text(caught.value)
+
+
+def test_a_template_has_sensible_defaults() -> None:
+    template = VolumeTemplate()
+    assert (template.size_gib, template.encrypted, template.expiry) == (10, True, timedelta(hours=24))
+    assert template.effective_reclaim is ReclaimPolicy.DELETE
+
+
+@pytest.mark.parametrize(
+    ("scope", "reclaim", "effective"),
+    [
+        ("run", None, "delete"),
+        ("dag", None, "retain"),
+        ("global", None, "retain"),
+        ("dag", "delete", "delete"),
+        ("run", "snapshot", "snapshot"),
+        ("run", "delete_always", "delete_always"),
+    ],
+)
+def test_only_run_scope_deletes_by_default(scope: str, reclaim: str | None, effective: str) -> None:
+    assert volume(scope=scope, reclaim=reclaim).effective_reclaim == effective
+
+
+def test_numbers_may_come_as_text() -> None:
+    template = volume(size="20", iops="6000", throughput=" 250 ", encrypted="False", expiry="3600")
+    assert (template.size_gib, template.iops, template.throughput) == (20, 6000, 250)
+    assert template.encrypted is False
+    assert template.expiry == timedelta(hours=1)
+    assert node(gpus_per_node="8").gpus_per_node == 8
+
+
+def test_equal_sizes_make_equal_templates() -> None:
+    assert volume(size="1024GiB") == volume(size=1024) == volume(size="1 TB")
+
+
+def test_a_template_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        VolumeTemplate().size = "1GB"
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "x", "1.5", "", "1e3", [1]])
+def test_iops_is_a_whole_number(value: Any) -> None:
+    assert problem(VolumeTemplate, iops=value) == f"iops: {value!r} was found; a whole number is expected"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"iops": 0}, "iops: 0 was found; it should be greater than or equal to 1"),
+        ({"throughput": -1}, "throughput: -1 was found"),
+        ({"size": 0}, "size: size 0 is out of range"),
+        ({"type": ""}, "type: '' was found; text that is not empty"),
+        ({"naming": "infix"}, "naming: 'infix' was found; it should be 'suffix' or 'pattern'"),
+        (
+            {"reclaim": "keep"},
+            "reclaim: 'keep' was found; it should be 'delete', 'delete_always', 'retain' or 'snapshot'",
+        ),
+        ({"expiry": 0}, "expiry: duration 0 is not above zero"),
+        ({"sizes": 1}, "sizes: unknown field; did you mean 'size'?; known: size, type,"),
+        ({"snapshot": "snap-1", "image": "img"}, "snapshot and image are both set"),
+        ({"kms_key": "k", "encrypted": False}, "a key needs an encrypted volume"),
+        ({"delete_adopted": True}, "delete_adopted is set with scope 'run'"),
+        ({"delete_adopted": True, "scope": "dag"}, "delete_adopted is set with scope 'dag'"),
+        ({"delete_adopted": True, "scope": "global", "reclaim": "retain"}, "contradicts reclaim='retain'"),
+    ],
+)
+def test_a_wrong_volume_template_is_explained(fields: dict[str, Any], message: str) -> None:
+    assert message in problem(VolumeTemplate, **fields)
+
+
+def test_adopted_volumes_may_be_deleted_on_demand() -> None:
+    assert volume(scope=Scope.GLOBAL, delete_adopted=True, reclaim="delete").delete_adopted
+
+
+def test_tags_take_scalars_as_text() -> None:
+    assert volume(tags={"team": "x", "cost": 7, "keep": False}).tags == {
+        "team": "x",
+        "cost": "7",
+        "keep": "false",
+    }
+
+
+@pytest.mark.parametrize("model", [VolumeTemplate, NodeTemplate])
+@pytest.mark.parametrize("key", ["rankvol:owner", "rankvol-x", "RankVol", "aws:x", "AWS:x", "", "k" * 129, 3])
+def test_reserved_and_impossible_tags_are_refused(model: type[VolumeTemplate], key: Any) -> None:
+    assert f"tags: tag {key!r}: " in problem(model, tags={key: "x"})
+
+
+@pytest.mark.parametrize("tags", [{"k": "v" * 257}, {"k": ["v"]}, {"k": None}, ["k"]])
+def test_tag_values_are_short_scalars(tags: Any) -> None:
+    assert problem(VolumeTemplate, tags=tags).startswith("tags: ")
+
+
+@pytest.mark.parametrize(
+    ("zones", "ranks"),
+    [
+        ((), [None, None, None]),
+        ("a", ["a", "a", "a"]),
+        ("a, b", ["a", "b", "a"]),
+        (["a", "b"], ["a", "b", "a"]),
+    ],
+)
+def test_ranks_go_round_the_zones(zones: Any, ranks: list[str | None]) -> None:
+    template = node(zones=zones)
+    assert [template.zone_of(rank) for rank in range(3)] == ranks
+
+
+def test_a_node_has_timeouts_by_default() -> None:
+    node = NodeTemplate()
+    assert (node.lifetime, node.boot_timeout) == (timedelta(hours=24), timedelta(minutes=10))
+    assert node.attach_timeout == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("field", ["lifetime", "boot_timeout", "attach_timeout"])
+@pytest.mark.parametrize("value", [0, "-1h", "soon", timedelta(0)])
+def test_timeouts_are_durations_above_zero(field: str, value: Any) -> None:
+    assert problem(NodeTemplate, **{field: value}).startswith(f"{field}: duration {value!r} is not")
+
+
+@pytest.mark.parametrize(
+    ("fields", "start"), [({"zones": ["a", ""]}, "zones.1: ''"), ({"gpus_per_node": -1}, "gpus_per_node: -1")]
+)
+def test_a_wrong_node_template_is_explained(fields: dict[str, Any], start: str) -> None:
+    assert problem(NodeTemplate, **fields).startswith(start)
+
+
+def test_templates_go_through_json() -> None:
+    one_volume = volume(size=0.5, expiry="1d12h", scope="dag", tags={"a": "b"}, reclaim="snapshot")
+    one_node = node(zones=["a", "b"], lifetime=0.25)
+    assert VolumeTemplate.model_validate_json(one_volume.model_dump_json()) == one_volume
+    assert NodeTemplate.model_validate(one_node.model_dump(mode="json")) == one_node
