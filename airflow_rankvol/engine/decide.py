@@ -32,7 +32,7 @@ class NodeView(Enum):
 
 
 class Others(Enum):
-    """Nodes of other attempts of the same rank (or, in a gang, of the whole group)."""
+    """Nodes of other attempts of the same rank (or, in a gang, of the whole group) that are in the way."""
 
     NONE = "none"
     OLDER = "older"
@@ -53,7 +53,7 @@ class Gang(Enum):
     NONE = "none"
     PARTIAL = "partial"  # some were not launched yet
     WAITING = "waiting"  # all launched, not all ready
-    READY = "ready"  # all ready, not told to go
+    READY = "ready"  # all ready, not all told to go
     BROKEN = "broken"  # one failed or is gone
 
 
@@ -142,9 +142,10 @@ TABLE: tuple[Rule, ...] = (
     Rule(Action.WAIT, node=frozenset({N.PENDING})),
     # It runs: give it its volume, then its peers.
     Rule(Action.WAIT, volume=frozenset({V.HERE}), gang=frozenset({G.NONE})),
+    # Even late: all of them did come up, only nobody looked.
+    Rule(Action.RELEASE, volume=frozenset({V.HERE}), gang=frozenset({G.READY})),
     Rule(Action.FAIL_BOOT, overdue=frozenset({D.BOOT})),
     Rule(Action.ATTACH, volume=frozenset({V.FREE})),
-    Rule(Action.RELEASE, volume=frozenset({V.HERE}), gang=frozenset({G.READY})),
     Rule(Action.WAIT),
 )
 

@@ -10,9 +10,9 @@ from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.engine.work import Work, node_name, record_identity
 from airflow_rankvol.plan import job_digest
-from airflow_rankvol.records import Attachment, Observation, Role, Slot, to_iso, utc_now
+from airflow_rankvol.records import Attachment, Observation, Role, Slot, to_iso
 from airflow_rankvol.spec.job import RankJob
-from airflow_rankvol.spec.naming import interpolate_braces
+from airflow_rankvol.spec.naming import interpolate_braces, variables
 from airflow_rankvol.spec.templates import NodeTemplate
 
 
@@ -90,9 +90,9 @@ class Launcher:
             identity=record_identity(work.group),
             digest=job_digest(job, self.files),
             attachments=attachments,
-            commands=tuple(job.gather),
+            commands=tuple(interpolate_braces(text, rank=0, nodes=work.nodes) for text in job.gather),
             files=self.files,
-            env=dict(job.env),
+            env=self._gather_env(work.nodes),
             secret_env=dict(job.secret_env),
             gpus_per_node=template.gpus_per_node,
             lifetime_s=work.lifetime_s,
@@ -105,9 +105,8 @@ class Launcher:
         self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate
     ) -> NodeRequest:
         name = node_name(work.group, work.role, rank, work.attempt)
-        expiry = utc_now() + template.lifetime + template.boot_timeout
         tags = work.group.tags(
-            rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(expiry), scope="run"
+            rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(work.deadline), scope="run"
         )
         return NodeRequest(
             name=name,
@@ -133,6 +132,14 @@ class Launcher:
             and tags.key in work.group.keys
             and tags.run == work.group.run
         )
+
+    def _gather_env(self, nodes: int) -> dict[str, str]:
+        """Return the variables that make sense without a rank; those that mention one are left out."""
+        return {
+            name: interpolate_braces(value, rank=0, nodes=nodes)
+            for name, value in self.job.env.items()
+            if all(found.quantity != "rank" for found in variables(value, braces_only=True))
+        }
 
     def _text(self, text: str, slot: Slot) -> str:
         return interpolate_braces(text, rank=slot.rank, nodes=slot.nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
@@ -23,7 +23,8 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
     """Create or adopt every volume of the plan and return its slots with their ids.
 
     Existing volumes of this group are taken as they are, so the call can be repeated. When one volume cannot
-    be had, those that this very call made are removed again and the error is raised.
+    be had, those that this very call made are removed again and the error is raised. Only a volume that was
+    handed out carries an ``attempt``: the teardown and the reaper tell by it what a killed call left half-way.
 
     Args:
         generation: number of this try; part of the idempotency tokens, because a token is burned with its volume.
@@ -33,21 +34,23 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
         LeakError: the creation failed and some of its volumes could not be removed again.
     """
     group = group_of(plan)
-    found = _found(backend, group, plan)
+    found = patiently(backend, _found, backend, group, plan)
     new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
     made: list[Volume] = []
     try:
         slots = [_slot(backend, group, slot, found, made, generation) for slot in plan.slots]
-        _verify_available(backend, group, made)
+        ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
+        _verify_available(backend, group, ids)
+        _hand_out(backend, ids, generation)
     except BaseException as exc:
-        _roll_back(backend, group, new, exc)
+        _roll_back(backend, group, new, made, exc)
         raise
     return slots
 
 
 def _found(backend: Backend, group: Group, plan: Plan) -> dict[str, tuple[Volume, bool]]:
     """Return what exists of the plan by name, with whether it is adopted; every one was found to be usable."""
-    observation = patiently(backend, backend.observe, group)
+    observation = backend.observe(group)
     by_name = {volume.name: volume for volume in observation.volumes}
     return {
         wanted.name: (by_name[wanted.name], _check(backend, group, wanted, by_name[wanted.name], observation))
@@ -75,6 +78,13 @@ def _check(
         )
     if found.state is VolumeState.ERROR:
         raise conflict("the volume is in an error state; look at it, then remove it with `rankvol reap --name`")
+    if found.state is VolumeState.DELETING:
+        raise NotReady(
+            "a volume of that name is being deleted; it is made again once that one is gone",
+            backend=backend.name,
+            verb="create_volume",
+            resource=found.label,
+        )
     if found.size_gib < wanted.size_gib:
         raise conflict(
             f"found {found.size_gib:g} GiB, expected at least {wanted.size_gib:g} GiB for rank {wanted.rank}. "
@@ -103,7 +113,9 @@ def _slot(
             volume, adopted = found[wanted.name]
         else:
             request = request_of(group, wanted, planned.zone, generation, backend)
-            volume, adopted = patiently(backend, backend.create_volume, request), False
+            volume = patiently(backend, backend.create_volume, request)
+            # In global scope another run may have been quicker.
+            adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and volume.tags.run != group.run
             made.append(volume)
         volumes.append(
             SlotVolume(
@@ -142,11 +154,16 @@ def request_of(
     )
 
 
-def _verify_available(backend: Backend, group: Group, made: list[Volume]) -> None:
-    ids = {volume.id for volume in made}
+def _hand_out(backend: Backend, ids: Sequence[str], generation: int) -> None:
+    """Mark the volumes as given to ranks, and as not collected: what comes now is new."""
+    if ids:
+        tags = {"rankvol:attempt": str(generation), "rankvol:collected": ""}
+        patiently(backend, backend.tag_volumes, ids, tags)
 
-    def waiting() -> list[Volume | str]:
-        observation = backend.observe(group)
+
+def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> None:
+    def waiting() -> list[str]:
+        observation = patiently(backend, backend.observe, group)
         seen = {volume.id: volume for volume in observation.volumes if volume.id in ids}
         for volume in seen.values():
             if volume.state is VolumeState.ERROR:
@@ -158,16 +175,22 @@ def _verify_available(backend: Backend, group: Group, made: list[Volume]) -> Non
                 )
         return [i for i in ids if i not in seen or seen[i].state is VolumeState.CREATING]
 
-    if made and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S):
+    if ids and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S):
         raise NotReady(
-            f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(map(str, waiting()))}",
+            f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(waiting())}",
             backend=backend.name,
             verb="create_volume",
         )
 
 
-def _roll_back(backend: Backend, group: Group, new: frozenset[str], cause: BaseException) -> None:
-    """Remove what did not exist before this call; looked up again, because an answer may have been lost."""
+def _roll_back(
+    backend: Backend, group: Group, new: frozenset[str], made: Sequence[Volume], cause: BaseException
+) -> None:
+    """Remove what did not exist before this call.
+
+    It is looked up again, because an answer may have been lost, and what was answered is removed even where
+    the look-up does not show it yet.
+    """
 
     def left() -> list[Volume]:
         return [
@@ -176,7 +199,8 @@ def _roll_back(backend: Backend, group: Group, new: frozenset[str], cause: BaseE
             if volume.name in new and volume.tags and volume.tags.run == group.run
         ]
 
-    for volume in left():
+    known = {volume.id: volume for volume in made if volume.tags and volume.tags.run == group.run}
+    for volume in (known | {volume.id: volume for volume in left()}).values():
         guard = Guard(owner=group.owner, key=volume.tags.key if volume.tags else group.key)
         try:
             patiently(backend, backend.delete_volume, volume.id, guard)

@@ -9,7 +9,13 @@ from enum import StrEnum
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
-from airflow_rankvol.engine.teardown import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
+from airflow_rankvol.engine.teardown import (
+    NODES_TIMEOUT_S,
+    VOLUMES_TIMEOUT_S,
+    delete_nodes,
+    delete_volumes,
+    never_handed_out,
+)
 from airflow_rankvol.records import Node, Observation, Tags, Volume, from_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
@@ -76,14 +82,18 @@ def survey(
             states[where] = run_state_of(*where)
         return states[where]
 
-    findings = []
-    for node in observation.nodes:
-        if node.tags:
-            findings.append(_judge_node(node, node.tags, state(node.tags), now, rules))
-    for volume in observation.volumes:
-        if volume.tags:
-            findings.append(_judge_volume(volume, volume.tags, state(volume.tags), observation, now, rules))
-    return findings
+    # The backend filters by owner already; what would be removed by mistake cannot be brought back.
+    findings = [
+        _judge_node(node, node.tags, state(node.tags), now, rules)
+        for node in observation.nodes
+        if node.tags and node.tags.owner == selector.owner
+    ]
+    going = frozenset(finding.resource.id for finding in findings if finding.remove)
+    return findings + [
+        _judge_volume(volume, volume.tags, state(volume.tags), going, now, rules)
+        for volume in observation.volumes
+        if volume.tags and volume.tags.owner == selector.owner
+    ]
 
 
 def reap(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
@@ -125,16 +135,15 @@ def _judge_node(node: Node, tags: Tags, state: RunState, now: datetime, rules: R
 
 
 def _judge_volume(
-    volume: Volume, tags: Tags, state: RunState, observation: Observation, now: datetime, rules: ReapRules
+    volume: Volume, tags: Tags, state: RunState, going: frozenset[str], now: datetime, rules: ReapRules
 ) -> Finding:
     def verdict(remove: bool, reason: str) -> Finding:
         return Finding("volume", volume, state, remove, reason)
 
     if state is RunState.LIVE:
         return verdict(False, "its run lives")
-    holder = observation.node(volume.attached_to)
-    if volume.attached_to and (holder is None or (holder.tags and holder.tags.run != tags.run)):
-        return verdict(False, f"attached to {volume.attached_to}, a node of another run")
+    if volume.attached_to and volume.attached_to not in going:
+        return verdict(False, f"attached to {volume.attached_to}, a node that stays")
     if volume.name in rules.names:
         return verdict(True, "named")
     if volume.created_at > now - rules.older_than:
@@ -152,6 +161,8 @@ def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, rules: ReapRul
     if state is RunState.ENDED and not rules.expired_only:
         if tags.collected:
             return Finding("volume", volume, state, True, "its run has ended and its results were collected")
+        if never_handed_out(tags):
+            return Finding("volume", volume, state, True, "its run has ended before any rank could use it")
         if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
             return Finding("volume", volume, state, True, "its run has ended; reclaim policy delete_always")
         return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_rankvol.engine.work import Work
@@ -29,8 +29,16 @@ class Report:
     missing: tuple[int, ...] = ()
 
 
+class ReportUnreadable(RankVolError):
+    """The node's report is cut off or not ours; what its commands did is unknown."""
+
+
 class ResultNotJson(RankVolError):
-    """The command wrote something to $RANKVOL_RESULT that is not JSON."""
+    """The command wrote something to $RANKVOL_RESULT that is not JSON; ``report`` is the rest of its report."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def _text(raw: dict[str, Any], field: str) -> str:
@@ -41,24 +49,35 @@ def parse_report(raw: str) -> Report:
     """Read a node's report.
 
     Raises:
+        ReportUnreadable: when it is not a report of the bootstrap, or only a part of one.
         ResultNotJson: when the commands succeeded but their result file does not hold JSON.
     """
-    data = json.loads(raw)
-    output_text = _text(data, "output_b64")
-    exit_code = int(data["exit_code"])
+    try:
+        data = json.loads(raw)
+        output_text = _text(data, "output_b64")
+        report = _report(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ReportUnreadable(
+            f"found a report that cannot be read ({exc!r}): {raw[:200]!r}; expected the bootstrap's JSON. "
+            "A retry returns the result if the rank had finished"
+        ) from exc
     try:
         output = json.loads(output_text) if output_text.strip() else None
     except json.JSONDecodeError as exc:
-        if exit_code == 0:
+        if report.exit_code == 0:
             raise ResultNotJson(
                 f"$RANKVOL_RESULT is not JSON ({exc}); found {output_text[:200]!r}, expected one JSON value. "
-                "Write it with json.dump or jq"
+                "Write it with json.dump or jq",
+                report,
             ) from exc
         output = None
+    return replace(report, output=output)
+
+
+def _report(data: dict[str, Any]) -> Report:
     return Report(
-        exit_code=exit_code,
+        exit_code=int(data["exit_code"]),
         phase=data.get("phase", ""),
-        output=output,
         log_tail=_text(data, "log_tail_b64"),
         error=_text(data, "error_b64"),
         attached_at=data.get("attached_at", ""),

@@ -5,21 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airflow_rankvol.backends.base import Backend, Guard
+from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.decide import Action, decide
 from airflow_rankvol.engine.failures import FAILURES, failed, report_error
 from airflow_rankvol.engine.launch import Launcher
-from airflow_rankvol.engine.results import Report, parse_report, result_of
+from airflow_rankvol.engine.results import (
+    Report,
+    ReportUnreadable,
+    ResultNotJson,
+    parse_report,
+    result_of,
+)
 from airflow_rankvol.engine.views import (
     attempt_of,
     culprit,
+    failed_peer,
     gang_nodes,
-    is_failed,
     older_nodes,
     own_node,
     situation_of,
 )
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import RankVolError, RetryableError
+from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
 from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, VolumeState
 
 
@@ -47,7 +54,7 @@ def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
     """Launch, then step until the work has ended: the synchronous loop."""
     outcome = launch(backend, work, launcher)
     while outcome is None:
-        outcome = step(backend, work, backend.observe(work.group))
+        outcome = step(backend, work, patiently(backend, backend.observe, work.group))
         if outcome is None:
             backend.clock.sleep(backend.poll_interval_s)
     return outcome
@@ -55,26 +62,31 @@ def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
 
 def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
     """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
+    before = Action.WAIT
     while True:
-        observation = backend.observe(work.group)
+        observation = patiently(backend, backend.observe, work.group)
         if own_node(work, observation) and _gang_launched(work, observation):
             return None
-        acted, outcome = _advance(backend, work, observation, launcher)
+        action, outcome = _advance(backend, work, observation, launcher)
         if outcome:
             return outcome
-        if not acted:
+        # What was just done is looked at without delay, but not asked for again and again.
+        if action is Action.WAIT or action is before:
             backend.clock.sleep(backend.poll_interval_s)
+        before = action
 
 
 def _advance(
     backend: Backend, work: Work, observation: Observation, launcher: Launcher | None
-) -> tuple[bool, Outcome | None]:
+) -> tuple[Action, Outcome | None]:
     situation = situation_of(work, observation, backend.clock.now(), may_launch=launcher is not None)
     action = decide(situation)
     try:
-        return action is not Action.WAIT, _act(backend, work, observation, launcher, action)
+        return action, _act(backend, work, observation, launcher, action)
     except RetryableError:
-        return False, None  # the next observation decides again; the deadlines bound it
+        if backend.clock.now() > work.deadline:
+            raise
+        return Action.WAIT, None  # the next observation decides again
 
 
 def choose_attempt(work: Work, observation: Observation, try_number: int) -> Work:
@@ -150,19 +162,25 @@ def _release(backend: Backend, work: Work, observation: Observation) -> None:
 
 
 def _collect(backend: Backend, work: Work, observation: Observation, node: Node) -> Outcome:
+    """Read how the node ended. It stays until the teardown: whoever repeats this, after a crash, must find it."""
     raw = backend.read_report(node.id)
-    error: RankVolError | None = None
+    error: RankVolError | None
     report: Report | None = None
     try:
         report = parse_report(raw) if raw else None
-    except RankVolError as exc:
-        error = failed(work, str(exc), None, "")
-    if error is None:
         error = report_error(work, node, report)
+    except ResultNotJson as exc:
+        report = exc.report
+        error = failed(work, f"{work.label}: {exc}", report.exit_code, report.log_tail)
+    except ReportUnreadable as exc:
+        error = failed(work, f"{work.label}: {exc}", None, "")
+    if report is None and work.rendezvous and failed_peer(work, observation) not in (None, node):
+        error = FAILURES[Action.FAIL_GANG](work, observation, node)
     result = result_of(work, node, observation, report)
-    if error is None and work.role is Role.GATHER and report is not None:
+    if error is not None:
+        _stop(backend, work, observation, node, error)
+    elif work.role is Role.GATHER and report is not None:
         mark_collected(backend, work, observation, report.collected)
-    _stop(backend, work, observation, node, failed=error is not None)
     return Outcome(result=result, report=report, error=error)
 
 
@@ -181,18 +199,21 @@ def mark_collected(
         backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
 
 
-def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, *, failed: bool) -> None:
-    """Remove what this work leaves running. The ended nodes of a gang stay until its teardown: late ranks read them."""
-    if not work.rendezvous:
-        doomed = [node] if node else []
-    elif failed:
-        doomed = [peer for peer in gang_nodes(work, observation) if peer.state is not NodeState.ENDED]
-        if node and not any(is_failed(peer) for peer in gang_nodes(work, observation)):
-            doomed = [peer for peer in doomed if peer.id != node.id] + [node]
-    else:
-        doomed = []
+def _stop(
+    backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError
+) -> None:
+    """End what failed work leaves running; in a gang, the whole gang. What ended stays, to be read."""
+    own = [node] if node else []
+    peers = gang_nodes(work, observation) if work.rendezvous else own
+    doomed = [peer for peer in peers if peer.state is not NodeState.ENDED and peer != node]
+    # Where no node shows that the gang failed, this one's absence has to.
+    unseen = work.rendezvous and not failed_peer(work, observation)
+    doomed += [peer for peer in own if peer.state is not NodeState.ENDED or unseen]
     for peer in doomed:
-        backend.delete_node(peer.id, _guard(work))
+        try:
+            backend.delete_node(peer.id, _guard(work))
+        except FinalError as exc:
+            error.add_note(f"{peer.label} could not be ended ({exc}); delete_volumes tries again")
 
 
 def _fail(
@@ -200,6 +221,6 @@ def _fail(
 ) -> Outcome:
     error = FAILURES[action](work, observation, node)
     if action is not Action.FAIL_SUPERSEDED:
-        _stop(backend, work, observation, node, failed=True)
+        _stop(backend, work, observation, node, error)
     known = node or Node(id="", name=work.node_name, state=NodeState.ENDED, created_at=backend.clock.now())
     return Outcome(result=result_of(work, known, observation, None), error=error)

@@ -10,7 +10,7 @@ from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.errors import BackendError, LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, NodeState, Observation, Volume, to_iso
+from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 # EC2 takes up to a few minutes to terminate an instance; a volume is free only after that.
@@ -87,7 +87,7 @@ def teardown(
             doomed.append((volume, verdict))
         else:
             kept.append(verdict)
-    kept = _extend_expiry(backend, kept, observation, wanted)
+    kept = _extend_expiry(backend, kept, observation, wanted, problems)
     deleted = delete_volumes(
         backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s
     )
@@ -140,7 +140,7 @@ def delete_nodes(
 
     def gone() -> bool:
         alive.clear()
-        for node in observe().nodes:
+        for node in patiently(backend, observe).nodes:
             if node.id in ids and node.state is not NodeState.ENDED:
                 alive[node.label] = f"still {node.state} after {timeout_s:.0f} s"
         return not alive
@@ -169,7 +169,7 @@ def delete_volumes(
 
     def gone() -> bool:
         left.clear()
-        for volume in observe().volumes:
+        for volume in patiently(backend, observe).volumes:
             if volume.id in ids:
                 left[ids[volume.id]] = f"still {volume.state} {timeout_s:.0f} s after its deletion was accepted"
         return not left
@@ -191,7 +191,7 @@ def _verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guar
     def kept(reason: str) -> Kept:
         return Kept(volume.name, volume.id, tags.rank, reason, tags.expiry)
 
-    if policy is ReclaimPolicy.DELETE_ALWAYS:
+    if policy is ReclaimPolicy.DELETE_ALWAYS or (policy is ReclaimPolicy.DELETE and never_handed_out(tags)):
         return guard
     if policy is ReclaimPolicy.RETAIN:
         return kept("reclaim policy retain")
@@ -200,6 +200,11 @@ def _verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guar
     if tags.collected == group.key:
         return guard
     return kept("its results were not collected")
+
+
+def never_handed_out(tags: Tags) -> bool:
+    """Say whether a volume's creation was cut short before any rank could use it; see ``provision``."""
+    return tags.attempt == 0
 
 
 def _adopted_verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guard | Kept | None:
@@ -216,6 +221,7 @@ def _extend_expiry(
     kept: Sequence[Kept],
     observation: Observation,
     wanted: Mapping[str, PlannedVolume],
+    problems: dict[str, str],
 ) -> list[Kept]:
     """Give uncollected volumes their whole expiry from now on: a long run must not have used it up."""
     extended = []
@@ -226,6 +232,9 @@ def _extend_expiry(
             continue
         template = wanted[item.name].template if item.name in wanted else None
         expiry = to_iso(backend.clock.now() + (template.expiry if template else timedelta(hours=24)))
-        patiently(backend, backend.tag_volumes, [item.id], {"rankvol:expiry": expiry})
+        try:
+            patiently(backend, backend.tag_volumes, [item.id], {"rankvol:expiry": expiry})
+        except BackendError as exc:
+            problems[volume.label] = f"kept, but its expiry {item.expiry} could not be extended: {exc}"
         extended.append(Kept(item.name, item.id, item.rank, item.reason, expiry))
     return extended

@@ -50,14 +50,17 @@ def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
     """Return the nodes that have to go before this attempt may hold the volumes.
 
     For a rank, its earlier attempts (in a gang, everybody's). For gather, its earlier attempts and any rank's
-    node that nobody watches any more; the nodes of a gang are left to finish by themselves.
+    node that nobody watches any more; the released nodes of a gang are left to finish by themselves, because a
+    restarted gang computes its finished ranks again, too. A node that has ended and holds nothing is history:
+    EC2 lists it for another hour, whatever is asked of it.
     """
     pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
     older = [node for node in pool if attempt_of(node) < work.attempt]
-    if work.role is Role.GATHER and not work.rendezvous:
+    if work.role is Role.GATHER:
         ranks = observation.rank_nodes(work.group.key)
-        older += [node for node in ranks if node.state is not NodeState.ENDED]
-    return tuple(older)
+        older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
+    holders = {volume.attached_to for volume in observation.volumes}
+    return tuple(node for node in older if node.state is not NodeState.ENDED or node.id in holders)
 
 
 def is_failed(node: Node) -> bool:
@@ -65,19 +68,32 @@ def is_failed(node: Node) -> bool:
     return node.state is NodeState.ENDED and node.exit_code != 0
 
 
+def rank_of(node: Node) -> int:
+    """Return the rank in a node's tags."""
+    return node.tags.rank if node.tags else -1
+
+
 def culprit(work: Work, observation: Observation) -> str:
     """Name the rank that broke the gang, and how; empty when it is whole."""
     nodes = gang_nodes(work, observation)
-    failed = [node for node in nodes if is_failed(node) and node.tags]
-    if failed:
-        first = min(failed, key=lambda node: node.tags.rank if node.tags else 0)
+    first = failed_peer(work, observation)
+    if first:
         code = "was lost" if first.exit_code is None else f"ended with exit code {first.exit_code}"
-        return f"rank {first.tags.rank if first.tags else '?'} {code} ({first.label})"
-    present = {node.tags.rank for node in nodes if node.tags}
+        return f"rank {rank_of(first)} {code} ({first.label})"
+    present = {rank_of(node) for node in nodes}
     if any(node.released for node in nodes) and len(present) < work.nodes:
         gone = min(set(range(work.nodes)) - present)
         return f"the node of rank {gone} is gone"
     return ""
+
+
+def failed_peer(work: Work, observation: Observation) -> Node | None:
+    """Return the node that broke the gang: one with an exit code before one that was lost.
+
+    Its peers are ended because of it, and may be listed as lost, too.
+    """
+    failed = [node for node in gang_nodes(work, observation) if is_failed(node)]
+    return min(failed, key=lambda node: (node.exit_code is None, rank_of(node)), default=None)
 
 
 def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:
@@ -85,12 +101,16 @@ def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:
         return Gang.NONE
     if culprit(work, observation):
         return Gang.BROKEN
-    if node is None or node.released:
+    if node is None:
         return Gang.NONE
     nodes = gang_nodes(work, observation)
     if len(nodes) < work.nodes:
         return Gang.PARTIAL
-    return Gang.READY if all(peer.ready for peer in nodes) else Gang.WAITING
+    # Also those whose message was lost half-way: a rank whose own node was told may be the only one that steps.
+    waiting = [peer for peer in nodes if not peer.released and peer.state is not NodeState.ENDED]
+    if not waiting:
+        return Gang.NONE
+    return Gang.READY if all(peer.ready for peer in waiting) else Gang.WAITING
 
 
 def _volume_view(work: Work, observation: Observation, volume: Volume | None, node: Node | None) -> VolumeView:

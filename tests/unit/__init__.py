@@ -1,0 +1,1 @@
+"""Tests of pure code and of the engine on the fake cloud; no network, no sleeping."""
