@@ -1,0 +1,92 @@
+"""Volumes of the local backend on disk: an ext4 image behind a loop device, or a directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from airflow_rankvol.backends import _local_node
+
+log = logging.getLogger(__name__)
+
+#: ext4 has no room for its journal below about 2 MiB; a little more leaves some for data.
+MIN_IMAGE_GIB = 8 / 1024
+_GIB = 1 << 30
+_TOOLS = ("bash", "mkfs.ext4", "blkid", "blockdev", "mount", "umount", "losetup")
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
+
+
+def search_path() -> str:
+    """Return the PATH of nodes: this interpreter's directory first, and where system tools lie."""
+    folders = [os.path.dirname(sys.executable), *os.environ.get("PATH", "").split(os.pathsep), *_SBIN]
+    return os.pathsep.join(dict.fromkeys(folder for folder in folders if folder))
+
+
+def pick_mode(state_dir: Path) -> str:
+    """Return ``image`` where this machine can do that, else ``directory``; say in the log which, and why."""
+    reason = why_no_images()
+    if reason:
+        log.info("volumes below %s are directories, without a size limit: %s", state_dir, reason)
+        return "directory"
+    log.info("volumes below %s are ext4 images: loop devices and mounts work here", state_dir)
+    return "image"
+
+
+@cache
+def why_no_images() -> str:
+    """Return why this process cannot use image mode, or nothing; really makes and mounts a tiny image, once."""
+    if os.geteuid() != 0:
+        return "loop devices need root"
+    missing = [tool for tool in _TOOLS if shutil.which(tool, path=search_path()) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)} (Debian: e2fsprogs, mount, util-linux)"
+    with tempfile.TemporaryDirectory(prefix="rankvol-probe-") as folder:
+        (Path(folder) / "root").mkdir()
+        trial = subprocess.run(
+            supervisor_command(folder),
+            env={"PATH": search_path()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    output = (trial.stderr or trial.stdout).strip().splitlines()
+    return "" if trial.returncode == 0 else f"a trial failed: {output[-1] if output else trial.returncode}"
+
+
+def supervisor_command(*args: str) -> list[str]:
+    """Return the command line of a supervisor: this interpreter, without site-packages and the user's settings."""
+    folder = os.path.dirname(os.path.abspath(_local_node.__file__))
+    return [sys.executable, "-I", "-S", "-c", _local_node.COMMAND, folder, *args]
+
+
+def make_disk(folder: Path, mode: str, size_gib: float) -> None:
+    """Make a blank disk: a sparse image, or an empty directory."""
+    if mode == "image":
+        with open(folder / "disk.img", "wb") as file:
+            file.truncate(int(size_gib * _GIB))
+    else:
+        (folder / "data").mkdir(mode=0o700)
+
+
+def disk_path(folder: Path, mode: str) -> Path:
+    """Return where a volume's data lie."""
+    return folder / ("disk.img" if mode == "image" else "data")
+
+
+def loops_of(image: Path) -> list[str]:
+    """Return the loop devices that still use an image, as a dying node's does until its data are flushed."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text(encoding="utf-8").rstrip("\n") == str(image):
+                found.append(f"/dev/{backing.parts[3]}")
+        except OSError:  # cleared meanwhile
+            continue
+    return found

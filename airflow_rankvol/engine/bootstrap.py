@@ -1,0 +1,157 @@
+"""The script that a node runs: what to do as shell variables, the platform's functions, and the common body.
+
+Pure: the same wish always gives the same text. The text is kept short because EC2 takes at most 16 KiB of user data.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePosixPath
+
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.records import Attachment, Role
+
+_SAFE = re.compile(r"[A-Za-z0-9._-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """What one node has to do.
+
+    Args:
+        rank: the node's rank, -1 for gather.
+        key: the run group's key; its log and record lie in ``.rankvol/<key>/`` on the first volume.
+        identity: what a completion record must carry to count as this run's, the same for all its ranks.
+        digest: hash of what decides the result; a record of another digest is not reused.
+        attachments: the node's volumes in the order of the mounts, for gather rank by rank.
+        files: contents by their name in the working directory.
+        secret_env: secret ids by variable, fetched on the node.
+        lifetime_s: seconds after which the node ends, whatever it does.
+        rendezvous: report ready, and start the commands on the message for all nodes.
+        reuse: return an existing completion record instead of computing; never with ``rendezvous``.
+        missing: for gather, ranks whose volumes do not exist at all.
+        allow_missing: for gather, go on without the ranks that have no record.
+    """
+
+    role: Role
+    rank: int
+    nodes: int
+    attempt: int
+    key: str
+    identity: str
+    digest: str
+    attachments: tuple[Attachment, ...]
+    commands: tuple[str, ...]
+    files: Mapping[str, bytes]
+    env: Mapping[str, str]
+    secret_env: Mapping[str, str]
+    gpus_per_node: int
+    lifetime_s: float
+    rendezvous: bool = False
+    reuse: bool = True
+    missing: tuple[int, ...] = ()
+    allow_missing: bool = False
+
+    def __post_init__(self) -> None:
+        # These go into JSON, paths and patterns on the node as they are.
+        for field in ("key", "identity", "digest"):
+            if not _SAFE.fullmatch(getattr(self, field)):
+                raise ConfigError(f"{field} {getattr(self, field)!r}: expected letters, digits and ._- only")
+        for name in (*self.env, *self.secret_env):
+            if not _VARIABLE.fullmatch(name):
+                raise ConfigError(f"environment variable {name!r}: expected letters, digits and underscores")
+        for name in self.files:
+            path = PurePosixPath(name)
+            if not name or path.is_absolute() or ".." in path.parts:
+                raise ConfigError(f"file {name!r}: expected a relative path without '..'")
+
+
+def render(spec: BootSpec, platform: str) -> str:
+    """Return the bash script for one node.
+
+    Args:
+        platform: names the functions to use, those of ``platform_<platform>.sh``.
+    """
+    lines = [
+        "#!/bin/bash",
+        "set -u",
+        *_variables(spec),
+        *_functions(spec),
+        _source(f"platform_{platform}.sh"),
+        _source("bootstrap.sh"),
+    ]
+    return "\n".join(lines)
+
+
+def _variables(spec: BootSpec) -> list[str]:
+    numbers = {
+        "RANK": spec.rank,
+        "NODES": spec.nodes,
+        "ATTEMPT": spec.attempt,
+        "GPUS": spec.gpus_per_node,
+        "LIFETIME": int(spec.lifetime_s),
+        "RENDEZVOUS": int(spec.rendezvous),
+        "REUSE": int(spec.reuse and not spec.rendezvous),
+        "ALLOW_MISSING": int(spec.allow_missing),
+    }
+    texts = {
+        "ROLE": str(spec.role),
+        "KEY": spec.key,
+        "IDENTITY": spec.identity,
+        "DIGEST": spec.digest,
+        "MISSING": ",".join(map(str, sorted(spec.missing))),
+    }
+    lists: dict[str, Iterable[object]] = {
+        "IDS": (item.volume_id for item in spec.attachments),
+        "NAMES": (item.name for item in spec.attachments),
+        "PATHS": (item.path for item in spec.attachments),
+        "OF": (item.rank for item in spec.attachments),
+        "MAY_FORMAT": (int(item.may_format) for item in spec.attachments),
+        "READ_ONLY": (int(item.read_only) for item in spec.attachments),
+        "SECRET_NAMES": spec.secret_env.keys(),
+        "SECRET_IDS": spec.secret_env.values(),
+    }
+    return [
+        " ".join(f"RV_{name}={value}" for name, value in numbers.items()),
+        " ".join(f"RV_{name}={shlex.quote(value)}" for name, value in texts.items()),
+        *(f"RV_{name}=({shlex.join(map(str, values))})" for name, values in lists.items()),
+    ]
+
+
+def _functions(spec: BootSpec) -> list[str]:
+    folders = sorted({str(PurePosixPath(name).parent) for name in spec.files} - {"."})
+    commands = "".join(f"{command}\n" for command in spec.commands).encode()
+    return [
+        "rv_files() {",
+        *(f'mkdir -p "$RV_WORK"/{shlex.quote(folder)} &&' for folder in folders),
+        *(
+            f'rv_unpack "$RV_WORK"/{shlex.quote(name)} {_pack(content)} &&'
+            for name, content in spec.files.items()
+        ),
+        f'rv_unpack "$RV_HOME/commands.sh" {_pack(commands)}',
+        "}",
+        "rv_user_env() { :",
+        *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
+        "}",
+    ]
+
+
+def _pack(content: bytes) -> str:
+    # Without a time stamp, so that the same content always gives the same text.
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+
+
+@cache
+def _source(name: str) -> str:
+    """Return a shell source of ours without its comments and blank lines."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("#")) + "\n"

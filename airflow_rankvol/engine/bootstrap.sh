@@ -1,0 +1,348 @@
+# What happens on a node, the same on every platform. The renderer puts the variables (RV_*) and the platform's
+# functions in front: rv_arm_lifetime, rv_ip, rv_device ID, rv_secret ID, rv_ready, rv_wait_go, rv_report JSON,
+# rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX.
+# Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep; neither python nor jq.
+RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
+RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO=''
+RV_AT=() RV_MOUNTED=() RV_SECRETS=()
+: "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
+RV_WORK=$RV_HOME/work RV_RESULT=$RV_HOME/result.json
+RV_MARK=$$.$(date +%s%N).$RANDOM
+
+rv_now() { date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00; }
+rv_say() { printf 'rankvol: %s\n' "$*"; }
+rv_b64() { base64 -w0; }
+rv_unpack() { printf %s "$2" | base64 -d | gzip -dc >"$1"; }
+
+# Ends the node after a step before the commands failed.
+rv_die() {
+  RV_PHASE=setup RV_CODE=125 RV_ERROR=$1
+  rv_end
+}
+
+# Every ending comes through here: kill what is left, unmount, report, power off.
+rv_end() {
+  trap - EXIT
+  [ -z "$RV_ERROR" ] || rv_say "$RV_ERROR"
+  RV_FINISHED=${RV_FINISHED:-$(rv_now)}
+  cd /
+  local i
+  for ((i = ${#RV_MOUNTED[@]} - 1; i >= 0; i--)); do rv_umount "${RV_MOUNTED[i]}"; done
+  rv_report "$(rv_json)"
+  rv_poweroff
+  exit 0
+}
+
+# Only integers, ISO times and base64 go in, so nothing needs escaping.
+rv_json() {
+  printf '{"version":1,"role":"%s","rank":%d,"attempt":%d,"phase":"%s","exit_code":%d,' \
+    "$RV_ROLE" "$RV_RANK" "$RV_ATTEMPT" "$RV_PHASE" "$RV_CODE"
+  printf '"attached_at":"%s","started_at":"%s","finished_at":"%s","reused":%s,' \
+    "$RV_ATTACHED" "$RV_STARTED" "$RV_FINISHED" "$RV_REUSED"
+  printf '"output_b64":"%s","log_tail_b64":"%s","error_b64":"%s","collected":[%s],"missing":[%s]}' \
+    "$RV_OUTPUT" "$RV_TAIL" "$(printf %s "$RV_ERROR" | rv_b64)" "$RV_COLLECTED" "$RV_MISSING"
+}
+
+rv_umount() {
+  local try
+  for try in 1 2 3 4 5 6 7 8 9 10; do
+    umount "$1" 2>/dev/null && return
+    mountpoint -q "$1" || return
+    sleep 0.2
+  done
+  rv_say "$1 is still busy; its data was synced, and it goes with the node"
+  sync -f "$1"
+}
+
+# Sets RV_DEV to the volume's device, which the cloud may still be attaching.
+rv_find() {
+  local until=$((SECONDS + RV_DEVICE_WAIT))
+  until RV_DEV=$(rv_device "${RV_IDS[$1]}") && [ -e "$RV_DEV" ]; do
+    ((SECONDS < until)) || rv_die "volume ${RV_NAMES[$1]} (${RV_IDS[$1]}): no device appeared within \
+$RV_DEVICE_WAIT s; expected it by its stable id. Look at the attachment of this node, then clear the rank"
+    sleep 1
+  done
+}
+
+# What is on block device $1? 0: a filesystem, its type in RV_FS. 2: nothing at all. 1: neither, RV_WHY says what.
+# Only a direct probe (-p: not blkid's cache) that says "nothing found" (2) several times in a row, over
+# bytes that are all zero, counts as nothing: a stale answer here has cost others their data.
+rv_probe() {
+  local size try code
+  size=$(blockdev --getsize64 "$1" 2>/dev/null) || size=0
+  if [ ! -b "$1" ] || [ "$size" -le 0 ]; then
+    RV_WHY="$1 is not a block device with a size"
+    return 1
+  fi
+  for try in 1 2 3; do
+    RV_FS=$(blkid -p -s TYPE -o value "$1" 2>/dev/null)
+    code=$?
+    [ "$code" -ne 0 ] || [ -z "$RV_FS" ] || return 0
+    if [ "$code" -ne 2 ]; then
+      RV_WHY="$1 holds something that is no filesystem (blkid answered $code)"
+      return 1
+    fi
+    [ "$try" = 3 ] || sleep "$RV_PROBE_PAUSE"
+  done
+  code=$(head -c 1048576 "$1" | tr -d '\0' | head -c 1 | wc -c; exit "${PIPESTATUS[0]}") || code=1
+  if [ "$code" -ne 0 ]; then
+    RV_WHY="$1 holds data that blkid does not know"
+    return 1
+  fi
+  return 2
+}
+
+# Mounts volume $1 at $2. 0: mounted. 2: it is blank and may not be formatted. 1: it cannot be used (RV_WHY).
+rv_mount() {
+  local i=$1 code mode=rw
+  RV_AT[i]=$2
+  [ "${RV_READ_ONLY[i]}" = 0 ] || mode=ro
+  if [ -d "$RV_DEV" ]; then
+    rv_mount_dir "$RV_DEV" "$2" "$mode" "$i"
+    return
+  fi
+  rv_probe "$RV_DEV"
+  code=$?
+  if [ "$code" = 2 ] && [ "${RV_MAY_FORMAT[i]}" = 1 ] && [ "$mode" = rw ]; then
+    rv_say "formatting the new, blank volume ${RV_NAMES[i]} (${RV_IDS[i]}) on $RV_DEV"
+    RV_FS=ext4
+    if ! RV_WHY=$(mkfs.ext4 -q -m 0 "$RV_DEV" 2>&1); then
+      RV_WHY="mkfs.ext4 failed on $RV_DEV: $RV_WHY"
+      return 1
+    fi
+    code=0
+  fi
+  [ "$code" = 0 ] || return "$code"
+  if ! RV_WHY=$(mkdir -p "$2" 2>&1 && mount -t "$RV_FS" -o "$mode" "$RV_DEV" "$2" 2>&1); then
+    RV_WHY="$RV_FS on $RV_DEV could not be mounted at $2: $RV_WHY"
+    return 1
+  fi
+  RV_MOUNTED+=("$2")
+}
+
+rv_mount_or_die() {
+  rv_find "$1"
+  rv_mount "$1" "$2"
+  local code=$? what="volume ${RV_NAMES[$1]} (${RV_IDS[$1]})"
+  [ "$code" != 2 ] || rv_die "$what is blank, and may not be formatted because this run did not create it; expected \
+a filesystem. Is it the right volume? Format it by hand, or delete it and let the job create it"
+  [ "$code" = 0 ] || rv_die "$what: $RV_WHY; expected an ext4 filesystem or a blank volume. It was not touched: \
+look at it by hand, or delete it and let the job create it"
+}
+
+# The record's first bytes say whose it is; ours are written in exactly this form.
+rv_record_head() { printf '{"version":1,"identity":"%s","rank":%d,"digest":"%s"' "$RV_IDENTITY" "$1" "$2"; }
+
+# Is the record below directory $1 that of rank $2, complete, and of digest $3 (empty: of any)?
+rv_record_is() {
+  RV_RECORD=$(head -c 131072 "$1/.rankvol/$RV_KEY/record.json" 2>/dev/null | tr -d '\0')
+  local head
+  head=$(rv_record_head "$2" "$3")
+  [ -n "$3" ] || head=${head%'"'}
+  [[ $RV_RECORD == "$head"* && $RV_RECORD == *'}' ]]
+}
+
+rv_field() {
+  [[ $RV_RECORD =~ \"$1\":\"([A-Za-z0-9+/=:.-]*)\" ]] && printf %s "${BASH_REMATCH[1]}"
+}
+
+# Returns an earlier attempt's result instead of computing it again.
+rv_reuse() {
+  rv_record_is "${RV_AT[0]}" "$RV_RANK" "$RV_DIGEST" || return
+  rv_say "this rank's completion record is on its volume already; nothing is computed again"
+  RV_PHASE=done RV_CODE=0 RV_REUSED=true
+  RV_STARTED=$(rv_field started_at) RV_FINISHED=$(rv_field finished_at)
+  RV_OUTPUT=$(rv_field output_b64) RV_TAIL=$(rv_field log_tail_b64)
+  rv_end
+}
+
+# Written last and atomically: who finds it whole knows that everything before it is on the disk.
+rv_write_record() {
+  local dir=${RV_AT[0]}/.rankvol/$RV_KEY
+  {
+    rv_record_head "$RV_RANK" "$RV_DIGEST"
+    printf ',"attempt":%d,"started_at":"%s","finished_at":"%s","output_b64":"%s","log_tail_b64":"%s"}\n' \
+      "$RV_ATTEMPT" "$RV_STARTED" "$RV_FINISHED" "$RV_OUTPUT" "$RV_TAIL"
+  } 2>/dev/null >"$dir/.record.new" && sync -f "$dir" && sync "$dir/.record.new" &&
+    mv -f "$dir/.record.new" "$dir/record.json" && sync "$dir"
+}
+
+rv_mount_rank() {
+  local i
+  for i in "${!RV_IDS[@]}"; do rv_mount_or_die "$i" "${RV_PATHS[i]}"; done
+  RV_ATTACHED=$(rv_now)
+  [ "${#RV_IDS[@]}" -gt 0 ] || return 0
+  [ "$RV_REUSE" = 0 ] || rv_reuse
+  # A full disk must neither keep the commands from running nor the report from being sent.
+  local dir=${RV_AT[0]}/.rankvol/$RV_KEY
+  if mkdir -p "$dir" 2>/dev/null; then
+    RV_LOG=$dir/log
+    [ ! -e "$dir/record.json" ] || mv -f "$dir/record.json" "$dir/record.before.$RV_ATTEMPT.json" ||
+      rv_die "the old record $dir/record.json could not be moved aside"
+  fi
+}
+
+# Mounts every rank's volumes read-only; a rank counts only with its completion record on its first volume.
+rv_mount_ranks() {
+  local i rank last='' kept=0
+  mkdir -p "$RV_RANKS"
+  for i in "${!RV_IDS[@]}"; do
+    rank=${RV_OF[i]}
+    if [ "$rank" = "$last" ]; then
+      [ "$kept" = 0 ] || rv_mount_or_die "$i" "$RV_RANKS/$rank${RV_PATHS[i]}"
+      continue
+    fi
+    last=$rank kept=0
+    rv_find "$i"
+    if ! rv_mount "$i" "$RV_RANKS/$rank${RV_PATHS[i]}"; then
+      rv_say "rank $rank: its volume ${RV_NAMES[i]} is blank or unreadable. $RV_WHY"
+      rv_hide "$RV_RANKS/$rank${RV_PATHS[i]}"
+    elif rv_record_is "${RV_AT[i]}" "$rank" ''; then
+      kept=1 RV_COLLECTED=${RV_COLLECTED:+$RV_COLLECTED,}$rank
+      continue
+    else
+      rv_hide "$RV_RANKS/$rank${RV_PATHS[i]}"
+    fi
+    RV_MISSING=${RV_MISSING:+$RV_MISSING,}$rank
+  done
+  RV_ATTACHED=$(rv_now)
+  [ -n "$RV_MISSING" ] || return 0
+  if [ "$RV_ALLOW_MISSING" = 0 ]; then
+    RV_PHASE=incomplete RV_CODE=1
+    RV_ERROR="rank(s) $RV_MISSING of $RV_NODES have no completion record; the gather commands were not run"
+    rv_end
+  fi
+  rv_say "going on without rank(s) $RV_MISSING, which have no completion record"
+}
+
+# Takes a rank without a record out of sight again: nobody may mistake its partial data for a result.
+rv_hide() {
+  local kept=() at
+  if [ -L "$1" ]; then rm -f "$1"; else rv_umount "$1"; fi
+  for at in "${RV_MOUNTED[@]}"; do [ "$at" = "$1" ] || kept+=("$at"); done
+  RV_MOUNTED=("${kept[@]}")
+  at=$1
+  while at=${at%/*} && [ "$at" != "$RV_RANKS" ] && rmdir "$at" 2>/dev/null; do :; done
+}
+
+rv_fetch_secrets() {
+  local i
+  for i in "${!RV_SECRET_NAMES[@]}"; do
+    RV_SECRETS[i]=$(rv_secret "${RV_SECRET_IDS[i]}") || rv_die "the secret for the variable ${RV_SECRET_NAMES[i]} \
+could not be read from ${RV_SECRET_IDS[i]}. Check that it exists and that this node may read it"
+  done
+}
+
+rv_list() {
+  local text='' at
+  for at in "$@"; do
+    at=${at//\\/\\\\} at=${at//\"/\\\"}
+    text+=${text:+, }\"$at\"
+  done
+  printf '[%s]' "$text"
+}
+
+rv_export() { export "$1=$2" "DSTACK_$1=$2"; }
+
+# The environment of the commands; ours comes last, so that nothing shadows it.
+rv_job_env() {
+  local i name value
+  unset RANKVOL_NODE_DIR RANKVOL_NODE_ADDRESS RANKVOL_NODE_MOUNTS
+  rv_user_env
+  for i in "${!RV_SECRET_NAMES[@]}"; do export "${RV_SECRET_NAMES[i]}=${RV_SECRETS[i]}"; done
+  rv_export NODES_NUM "$RV_NODES"
+  rv_export NODE_IP "$(rv_ip)"
+  rv_export GPUS_PER_NODE "$RV_GPUS"
+  rv_export GPUS_NUM "$((RV_GPUS * RV_NODES))"
+  if [ "$RV_ROLE" = rank ]; then
+    rv_export NODE_RANK "$RV_RANK"
+    rv_export VOLUME_PATH "${RV_AT[0]-}"
+    rv_export VOLUME_PATHS "$(rv_list "${RV_AT[@]}")"
+  else
+    rv_export RANKS_PATH "$RV_RANKS"
+  fi
+  while read -r name value; do
+    [[ ! $name =~ ^[A-Z][A-Z0-9_]*$ ]] || rv_export "$name" "$(printf %s "$value" | base64 -d)"
+  done <<<"$RV_GO"
+  export RANKVOL_RESULT=$RV_RESULT RANKVOL_WORKDIR=$RV_WORK RANKVOL_JOB=$RV_MARK
+}
+
+# Kills whatever the commands left behind: their session, and all that still carries their environment.
+rv_kill_rest() {
+  local try pids
+  kill -KILL -- "-$1" 2>/dev/null
+  for try in {1..40}; do
+    pids=$(grep -lasz "^RANKVOL_JOB=$RV_MARK\$" /proc/[0-9]*/environ)
+    [ -n "$pids" ] || return 0
+    pids=${pids//\/proc\//} pids=${pids//\/environ/}
+    # shellcheck disable=SC2086
+    kill -KILL $pids 2>/dev/null
+    sleep 0.05
+  done
+}
+
+# Output goes through pipes of our own, to the log on the volume, the console and the tail of the report: no full
+# disk and no process left in the background can hold the node up.
+rv_run() {
+  local tail tee job dog
+  mkfifo "$RV_HOME/out" "$RV_HOME/last"
+  tail -c 4096 <"$RV_HOME/last" >"$RV_HOME/tail" &
+  tail=$!
+  tee -a ${RV_LOG:+"$RV_LOG"} "$RV_HOME/last" <"$RV_HOME/out" &
+  tee=$!
+  (
+    rv_job_env
+    cd "$RV_WORK" || exit 126
+    exec setsid bash -euo pipefail "$RV_HOME/commands.sh"
+  ) </dev/null >"$RV_HOME/out" 2>&1 &
+  job=$!
+  wait "$job"
+  RV_CODE=$?
+  rv_kill_rest "$job"
+  sleep 10 &
+  dog=$!
+  wait -n "$tee" "$dog"
+  # Not TERM: a copy of this shell that gets it before it has become "sleep" runs the EXIT trap.
+  kill -KILL "$dog" "$tee" 2>/dev/null
+  wait "$tail" "$dog" "$tee" 2>/dev/null
+  RV_FINISHED=$(rv_now)
+  RV_TAIL=$(tail -n 50 "$RV_HOME/tail" | rv_b64)
+}
+
+rv_take_result() {
+  RV_PHASE=failed
+  local size=0
+  [ ! -f "$RV_RESULT" ] || size=$(stat -L -c %s "$RV_RESULT")
+  if [ "$size" -gt 16384 ]; then
+    [ "$RV_CODE" != 0 ] || RV_CODE=1 RV_ERROR="\$RANKVOL_RESULT holds $size bytes; at most 16384 are allowed. Keep \
+large results on the volume, and write only what Airflow needs to know"
+  elif [ "$size" -gt 0 ]; then
+    RV_OUTPUT=$(rv_b64 <"$RV_RESULT")
+  fi
+  [ "$RV_CODE" = 0 ] || return 0
+  if [ "$RV_ROLE" = rank ] && ! rv_write_record; then
+    RV_CODE=1 RV_ERROR="the commands succeeded, but their completion record could not be written to ${RV_AT[0]}: \
+$(df -h --output=avail "${RV_AT[0]}" | tail -n 1 | tr -d ' ') are free. Ask for a larger volume, or write less"
+    return 0
+  fi
+  RV_PHASE=done
+}
+
+rv_main() {
+  trap 'RV_PHASE=setup RV_CODE=125 RV_ERROR="the bootstrap ended unexpectedly; see the console"; rv_end' EXIT
+  rm -rf "$RV_WORK" "$RV_RESULT" "$RV_HOME/out" "$RV_HOME/last"
+  mkdir -p "$RV_WORK" || rv_die "the working directory $RV_WORK could not be made"
+  rv_arm_lifetime || rv_die "the timer for this node's lifetime could not be set"
+  if [ "$RV_ROLE" = rank ]; then rv_mount_rank; else rv_mount_ranks; fi
+  rv_files || rv_die "the job's files could not be written to $RV_WORK"
+  rv_fetch_secrets
+  if [ "$RV_RENDEZVOUS" = 1 ]; then
+    rv_ready || rv_die "this node could not report that it is ready"
+    RV_GO=$(rv_wait_go) || rv_die "the message of the other nodes could not be read"
+  fi
+  RV_STARTED=$(rv_now)
+  rv_run
+  rv_take_result
+  rv_end
+}
+rv_main
