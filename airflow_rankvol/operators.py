@@ -192,8 +192,8 @@ class GatherRankResults(RankJobOperator):
         self.slots = slots
         self.results = results
         self.deferrable = deferrable
-        for upstream in (slots, results):
-            XComArg.apply_upstream_relationship(self, upstream)
+        # Only the ranks are upstream: Airflow lets nothing but all_success follow a setup directly.
+        XComArg.apply_upstream_relationship(self, results)
         self._running: tuple[RankVolumes, Work] | None = None
 
     def execute(self, context: Context) -> Any:
@@ -255,8 +255,9 @@ class GatherRankResults(RankJobOperator):
         return tuple(Slot.from_dict(slot) for slot in raw)
 
     def _outputs(self, context: Context) -> dict[int, Any]:
-        results = _resolved(self.results, context) or []
-        return {item["rank"]: item["output"] for item in results if item and item.get("exit_code") == 0}
+        results = _resolved(self.results, context)
+        # A slice is one request; iterating asks for one result after the other, and logs the end as an error.
+        return {item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0}
 
 
 class DeleteRankVolumes(RankJobOperator):

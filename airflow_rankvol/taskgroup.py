@@ -1,10 +1,11 @@
-"""``rank_job``: the five tasks of a rank job as one task group."""
+"""``rank_job``: the tasks of a rank job as one task group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup
 
 from airflow_rankvol._base_operator import plain
@@ -53,7 +54,8 @@ def rank_job(
 ) -> RankJobGroup:
     """Run commands on ``nodes`` nodes, each with volumes of its own, and gather their results.
 
-    The group is ``plan`` → ``create_volumes`` → ``run_rank`` (mapped) → ``gather`` → ``delete_volumes`` (teardown).
+    The group is ``plan`` → ``create_volumes`` → ``run_rank`` (mapped) → ``gather`` → ``delete_volumes`` (teardown), and
+    ``done``, an empty marker after gather by which a failed gather fails the DAG run.
 
     Args:
         volumes: mounts, ``name:path`` or ``{"name": …, "path": …}`` with any field of VolumeTemplate.
@@ -107,5 +109,8 @@ def rank_job(
         delete = DeleteRankVolumes(task_id="delete_volumes", **job)
         plan.as_setup() >> create.as_setup() >> ranks >> gathered >> delete
         delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
+        # A task whose only follower is such a teardown is no leaf, so its failure would not fail the DAG run
+        # (airflow.models.dagrun, is_effective_leaf). This marker is the leaf; the scheduler never runs it.
+        gathered >> EmptyOperator(task_id="done")
     group.output = gathered.output
     return group

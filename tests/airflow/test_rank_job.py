@@ -1,0 +1,210 @@
+"""What a rank job does when all goes well, in real DAG runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.airflow.harness import DagBench, Run
+
+RESULT = "echo '{\"rank\": '$NODE_RANK', \"of\": '$NODES_NUM'}' > $RANKVOL_RESULT"
+
+
+def _nothing_left(bench: DagBench, run: Run) -> bool:
+    left = bench.left(run.dag)
+    return left.volumes == () and left.nodes == ()
+
+
+def test_n_comes_from_a_param_and_ranks_are_named_in_the_ui(bench: DagBench) -> None:
+    """The trigger form's number decides how many ranks run; each is labelled with its rank and volume."""
+    dag = bench.job(
+        dag_args="params={'n': Param(2, type='integer', minimum=1)}", nodes="{{ params.n }}", commands=[RESULT]
+    )
+    run = bench.run(dag, {"n": 3})
+    assert run.state == "success"
+    slots = run.xcom("create_volumes")
+    assert run.labels() == {
+        f"run_rank[{rank}]": f"rank {rank} · {slots[rank]['volumes'][0]['name']}" for rank in range(3)
+    }
+    assert run.xcom("gather") == [{"rank": rank, "of": 3} for rank in range(3)]
+    assert _nothing_left(bench, run)
+
+
+def test_xcoms_have_the_documented_shape(bench: DagBench) -> None:
+    """Slots from plan and create, and a rank's result, carry exactly the documented fields."""
+    run = bench.run(bench.job(nodes=1, commands=["echo hello", RESULT]))
+    (slot,) = run.xcom("plan")
+    assert set(slot) == {"rank", "nodes", "zone", "volumes"}
+    assert set(slot["volumes"][0]) == {"name", "path", "size_gib", "type"}
+    (slot,) = run.xcom("create_volumes")
+    assert set(slot["volumes"][0]) == {"name", "path", "size_gib", "type", "id", "adopted"}
+    result = run.xcom("run_rank[0]")
+    assert set(result) == {
+        "rank",
+        "exit_code",
+        "output",
+        "log_tail",
+        "volumes",
+        "node_id",
+        "attempt",
+        "started_at",
+        "finished_at",
+        "reused",
+        "events",
+    }
+    assert (result["rank"], result["exit_code"], result["attempt"], result["reused"]) == (0, 0, 1, False)
+    assert "hello" in result["log_tail"]
+    times = [result["events"][name] for name in ("create", "launch", "attach", "run", "finish")]
+    assert all(times)
+    assert times == sorted(times)
+
+
+def _comparable(result: dict[str, Any]) -> dict[str, Any]:
+    hidden = ("node_id", "started_at", "finished_at", "events", "volumes")
+    return {key: value for key, value in result.items() if key not in hidden}
+
+
+@pytest.mark.parametrize("commands", [[RESULT], ["echo bad luck; exit 4"], ["echo nonsense > $RANKVOL_RESULT"]])
+def test_deferred_and_not_deferred_give_the_same_results_and_states(bench: DagBench, commands: list[str]) -> None:
+    """deferrable changes where the waiting happens, and nothing else."""
+    runs = {
+        deferrable: bench.run(bench.job(commands=commands, gather=["echo 1 > $RANKVOL_RESULT"], deferrable=deferrable))
+        for deferrable in (True, False)
+    }
+    assert runs[True].states() == runs[False].states()
+    for rank in (0, 1):
+        task = f"run_rank[{rank}]"
+        assert _comparable(runs[True].xcom(task)) == _comparable(runs[False].xcom(task))
+    assert runs[True].xcom("gather") == runs[False].xcom("gather")
+
+
+def test_all_spellings_of_the_rank_survive_jinja(bench: DagBench) -> None:
+    """Five spellings and a format spec, side by side with real templates, mean the same rank in a real DAG."""
+    names = [
+        "a-${NODE_RANK}",
+        "b-${DSTACK_NODE_RANK}",
+        "c-${{ dstack.node_rank }}",
+        "d-${{ dstack.job_num }}",
+        "e-${{ node_rank }}",
+    ]
+    volumes: list[Any] = [f"{name}:/{name[0]}" for name in names]
+    volumes.append({"name": "f-${{ node_rank:03d }}-of-${{ nodes_num }}", "path": "/f", "naming": "pattern"})
+    run = bench.run(
+        bench.job(
+            nodes="{{ 1 + 1 }}",
+            volumes=volumes,
+            commands=['echo "\\"${{ node_rank:03d }} $NODE_RANK ${DSTACK_NODE_RANK} {{ dag.dag_id }}\\"" > $RANKVOL_RESULT'],
+        )
+    )
+    assert run.state == "success"
+    assert run.xcom("gather") == [f"00{rank} {rank} {rank} {run.dag.dag_id}" for rank in (0, 1)]
+    for rank, slot in enumerate(run.xcom("plan")):
+        *suffixed, patterned = [volume["name"] for volume in slot["volumes"]]
+        assert [name.rpartition("-")[2] for name in suffixed] == [str(rank)] * 5
+        assert patterned.startswith(f"f-00{rank}-of-2-")
+
+
+def test_a_shell_length_expansion_gets_an_error_that_names_raw(bench: DagBench) -> None:
+    """Jinja would take ${#x} for a comment; the error says how to write it, and the raw block works."""
+    run = bench.run(bench.job(commands=["x=four; echo ${#x} > $RANKVOL_RESULT"]))
+    assert run.states()["plan"] == "failed"
+    assert "{% raw %}" in run.log
+    run = bench.run(bench.job(nodes=1, commands=["x=four; echo {% raw %}${#x}{% endraw %} > $RANKVOL_RESULT"]))
+    assert run.xcom("gather") == [4]
+
+
+def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: DagBench, tmp_path: Path) -> None:
+    """files lie in the working directory, env is templated per rank, and a secret is read on the node only."""
+    (bench.folder / "tool.sh").write_text("echo \"{\\\"shard\\\": \\\"$SHARD\\\", \\\"length\\\": ${#TOKEN}}\"\n")
+    secret = tmp_path / "token"
+    secret.write_text("s3cr3t-rhubarb")
+    secret.chmod(0o600)
+    run = bench.run(
+        bench.job(
+            files={"bin/tool.sh": "tool.sh"},
+            env={"SHARD": "{{ dag.dag_id }}/${{ node_rank }}"},
+            secret_env={"TOKEN": str(secret)},
+            commands=["bash bin/tool.sh > $RANKVOL_RESULT"],
+        )
+    )
+    assert run.state == "success"
+    assert run.xcom("gather") == [{"shard": f"{run.dag.dag_id}/{rank}", "length": 14} for rank in (0, 1)]
+    assert "s3cr3t-rhubarb" not in run.log
+    assert "s3cr3t-rhubarb" not in json.dumps([run.xcom(f"run_rank[{rank}]") for rank in (0, 1)])
+
+
+def test_a_rendezvous_of_twenty_runs_in_dag_test_without_a_deadlock(bench: DagBench) -> None:
+    """dag.test() runs one task at a time; the first launches the whole gang, and all twenty meet."""
+    commands = [
+        "[ \"$(echo \"$NODES_IPS\" | sort -u | wc -l)\" = 20 ]",
+        "[ \"$(echo \"$NODES_IPS\" | sed -n $((NODE_RANK + 1))p)\" = $NODE_IP ]",
+        "echo \\\"$MASTER_ADDR:$MASTER_PORT\\\" > $RANKVOL_RESULT",
+    ]
+    run = bench.run(bench.job(nodes=20, rendezvous=True, commands=commands))
+    assert run.state == "success", run.log
+    assert len(set(run.xcom("gather"))) == 1
+    assert _nothing_left(bench, run)
+
+
+def test_one_ranks_failure_ends_the_gang_and_retries_restart_it_as_one(bench: DagBench) -> None:
+    """Rank 1 fails at first: every rank fails naming it, and on the retry all of them meet again."""
+    commands = [
+        "if [ \"$NODE_RANK\" = 1 ] && [ ! -e $VOLUME_PATH/second ]; then touch $VOLUME_PATH/second; exit 5; fi",
+        "[ \"$NODE_RANK\" = 1 ] || [ -e $VOLUME_PATH/again ] || { touch $VOLUME_PATH/again; sleep 60; }",
+        "echo 1 > $RANKVOL_RESULT",
+    ]
+    retries = {"retries": 2, "retry_delay": 0}
+    run = bench.run(bench.job(nodes=3, rendezvous=True, commands=commands, rank_args=retries))
+    assert run.state == "success", run.log
+    assert "rank 1 ended with exit code 5" in run.log
+    assert run.xcom("gather") == [1, 1, 1]
+    assert _nothing_left(bench, run)
+
+
+def test_without_any_connection_a_job_runs_on_this_machine(
+    bench: DagBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rankvol_default need not be defined."""
+    monkeypatch.delenv("AIRFLOW_CONN_RANKVOL_DEFAULT")
+    run = bench.run(bench.job(commands=[RESULT]))
+    assert run.state == "success"
+    assert _nothing_left(bench, run)
+
+
+def test_another_missing_connection_is_an_error(bench: DagBench) -> None:
+    """A conn_id that is not defined fails in plan and says what to do."""
+    run = bench.run(bench.job(conn_id="aws_prod"))
+    assert run.states()["plan"] == "failed"
+    assert "'aws_prod' is not defined" in run.log
+
+
+def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
+    """The five operators do the same without rank_job, outside of any task group."""
+    dag = bench.write(
+        """
+        from airflow_rankvol import (
+            CreateRankVolumes, DeleteRankVolumes, GatherRankResults, PlanRankVolumes, RunRank,
+        )
+        job = dict(
+            nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template=VolumeTemplate(size="32MB"),
+            commands=["echo $NODE_RANK > $RANKVOL_RESULT"], volume_group="by-hand",
+        )
+        with DAG(DAG_ID, schedule=None) as dag:
+            plan = PlanRankVolumes(task_id="plan", **job)
+            create = CreateRankVolumes(task_id="create", slots=plan.output, **job)
+            ranks = RunRank.partial(task_id="rank", **job).expand(slot=create.output)
+            gather = GatherRankResults(
+                task_id="gather", slots=create.output, results=ranks.output, trigger_rule="all_done", **job
+            )
+            delete = DeleteRankVolumes(task_id="delete", **job)
+            plan.as_setup() >> create.as_setup() >> ranks >> gather >> delete
+            delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
+        """
+    )
+    run = bench.run(dag)
+    assert run.state == "success", run.log
+    assert run.states()["rank[1]"] == "success"
+    assert _nothing_left(bench, run)

@@ -1,0 +1,26 @@
+"""One throw-away AIRFLOW_HOME for the whole test process, set before Airflow can be imported."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="rankvol-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+
+os.environ.update(
+    {
+        "AIRFLOW_HOME": _home,
+        "AIRFLOW__CORE__DAGS_FOLDER": os.path.join(_home, "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": os.path.join(_home, "logs"),
+    }
+)
+# What the caller's shell sets must not reach the tests.
+for name in [key for key in os.environ if key.startswith(("AIRFLOW_CONN_", "AIRFLOW__RANKVOL__"))]:
+    del os.environ[name]
+os.makedirs(os.path.join(_home, "dags"))
