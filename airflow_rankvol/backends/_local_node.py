@@ -36,6 +36,9 @@ class Supervisor:
         self.isolation = isolation
         self.loops: list[int] = []  # open for as long as the node lives, or the kernel would clear them
         self.points: list[str] = []
+        # Looked for now: in a user namespace, even Python's own modules may be out of reach.
+        folders = os.environ["PATH"].split(os.pathsep)
+        self.bash = next(f"{folder}/bash" for folder in folders if os.access(f"{folder}/bash", os.X_OK))
 
     def run(self) -> None:
         """Give the node what it needs, run it, and take everything away again."""
@@ -115,7 +118,7 @@ class Supervisor:
                 "HOME": f"{home}/work",
                 "TMPDIR": f"{home}/tmp",
             }
-            os.execvpe("bash", ["bash", f"{home}/bootstrap"], env)
+            os.execve(self.bash, ["bash", f"{home}/bootstrap"], env)
         except BaseException as exc:  # a forked copy must end here, whatever happens
             say(f"the node could not be started: {exc}")
         os._exit(125)

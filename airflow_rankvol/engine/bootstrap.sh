@@ -3,7 +3,7 @@
 # rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX.
 # Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
-RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO=''
+RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES=''
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
 : "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
 RV_WORK=$RV_HOME/work RV_RESULT=$RV_HOME/result.json
@@ -50,8 +50,8 @@ rv_umount() {
     mountpoint -q "$1" || return
     sleep 0.2
   done
-  rv_say "$1 is still busy; its data was synced, and it goes with the node"
-  sync -f "$1"
+  rv_say "$1 is still busy; its data are synced, and it goes with the node"
+  rv_sync "$1"
 }
 
 # Sets RV_DEV to the volume's device, which the cloud may still be attaching.
@@ -98,6 +98,7 @@ rv_mount() {
   RV_AT[i]=$2
   [ "${RV_READ_ONLY[i]}" = 0 ] || mode=ro
   if [ -d "$RV_DEV" ]; then
+    RV_DIRECTORIES=1
     rv_mount_dir "$RV_DEV" "$2" "$mode" "$i"
     return
   fi
@@ -156,15 +157,23 @@ rv_reuse() {
   rv_end
 }
 
-# Written last and atomically: who finds it whole knows that everything before it is on the disk.
+# Brings volumes to the disk: a filesystem of its own as a whole, a directory of this machine's file by file.
+rv_sync() {
+  local at
+  for at in "$@"; do
+    if [ -z "$RV_DIRECTORIES" ]; then sync -f "$at"; else find "$at" -xdev -type f -exec sync {} +; fi || return
+  done
+}
+
+# Written last and atomically, all volumes synced before: who finds it whole knows that the results are on the disk.
 rv_write_record() {
   local dir=${RV_AT[0]}/.rankvol/$RV_KEY
   {
     rv_record_head "$RV_RANK" "$RV_DIGEST"
     printf ',"attempt":%d,"started_at":"%s","finished_at":"%s","output_b64":"%s","log_tail_b64":"%s"}\n' \
       "$RV_ATTEMPT" "$RV_STARTED" "$RV_FINISHED" "$RV_OUTPUT" "$RV_TAIL"
-  } 2>/dev/null >"$dir/.record.new" && sync -f "$dir" && sync "$dir/.record.new" &&
-    mv -f "$dir/.record.new" "$dir/record.json" && sync "$dir"
+  } 2>/dev/null >"$dir/.record.new" && rv_sync "${RV_AT[@]}" &&
+    mv -f "$dir/.record.new" "$dir/record.json"
 }
 
 rv_mount_rank() {
@@ -221,8 +230,11 @@ rv_hide() {
   if [ -L "$1" ]; then rm -f "$1"; else rv_umount "$1"; fi
   for at in "${RV_MOUNTED[@]}"; do [ "$at" = "$1" ] || kept+=("$at"); done
   RV_MOUNTED=("${kept[@]}")
-  at=$1
-  while at=${at%/*} && [ "$at" != "$RV_RANKS" ] && rmdir "$at" 2>/dev/null; do :; done
+  for ((at = 1; at < 100; at++)); do
+    [ "$1" != "$RV_RANKS" ] || return 0
+    [ ! -d "$1" ] || rmdir "$1" 2>/dev/null || return 0
+    set -- "${1%/*}"
+  done
 }
 
 rv_fetch_secrets() {

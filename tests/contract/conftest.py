@@ -1,0 +1,59 @@
+"""One ``lab`` for every backend: each body of the contract runs against all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_rankvol.backends._local_disk import why_no_images
+from airflow_rankvol.backends.local import Isolation, LocalBackend, Mode
+from tests.contract.support import Lab, leftovers, until, why_no_namespace
+
+LOCAL: dict[str, tuple[Mode, Isolation]] = {
+    "local-image": ("image", "namespace"),
+    "local-directory": ("directory", "namespace"),
+    "local-directory-plain": ("directory", "process"),
+}
+
+
+def local_backend(kind: str, state_dir: Path) -> LocalBackend:
+    """Return the local backend in one of its modes, or skip where this machine cannot do that."""
+    mode, isolation = LOCAL[kind]
+    reason = why_no_images() if mode == "image" else why_no_namespace() if isolation == "namespace" else ""
+    if reason:
+        pytest.skip(f"{kind} needs what this machine or user lacks: {reason}")
+    return LocalBackend(state_dir, mode, isolation=isolation, poll_interval_s=0.02)
+
+
+@pytest.fixture(params=list(LOCAL))
+def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """A backend whose nodes really run, and a proof that nothing of it stays."""
+    yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
+
+
+@pytest.fixture(params=list(LOCAL))
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """Any backend, for the bodies that look at the protocol alone."""
+    yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Lab]:
+    """The local backend with real disks."""
+    yield from _clean(Lab(local_backend("local-image", tmp_path / "state")))
+
+
+def _clean(lab: Lab) -> Iterator[Lab]:
+    yield lab
+    lab.clear()
+    backend = lab.backend
+    if isinstance(backend, LocalBackend):
+        state_dir = backend.state_dir
+        # Loop devices are cleared by the kernel a moment after their last user is gone.
+        until(
+            lambda: not leftovers(state_dir, lab.launched), f"left: {leftovers(state_dir, lab.launched)}", 5
+        )
+        assert not os.path.exists("/data_volume"), "a mount point was made on this machine's root"

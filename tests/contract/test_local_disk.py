@@ -1,0 +1,109 @@
+"""What only real disks show: formatting with care, and a size that holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from airflow_rankvol.backends.local import LocalBackend
+from airflow_rankvol.errors import BackendError, QuotaExceeded
+from airflow_rankvol.records import Volume
+from tests.contract.support import Lab
+
+
+def disk_of(lab: Lab, volume: Volume) -> Path:
+    """Return a volume's image."""
+    assert isinstance(lab.backend, LocalBackend)
+    return lab.backend.store.volume_dir(volume.id) / "disk.img"
+
+
+@pytest.mark.parametrize("offset", [0, 1 << 19])
+def test_bytes_that_no_filesystem_explains_are_never_formatted(image: Lab, offset: int) -> None:
+    volume = image.volume()
+    path = disk_of(image, volume)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"precious bytes")
+    before = path.read_bytes()
+    report = image.run_rank(volume)
+    assert (report.phase, report.exit_code) == ("setup", 125)
+    assert "holds data that blkid does not know" in report.text("error")
+    assert "It was not touched" in report.text("error")
+    assert path.read_bytes() == before
+
+
+def test_a_partition_table_is_never_formatted(image: Lab) -> None:
+    volume = image.volume()
+    path = disk_of(image, volume)
+    table = bytearray(512)
+    table[446:462] = bytes([0x80, 0, 2, 0, 0x83, 0, 9, 0, 1, 0, 0, 0, 0, 8, 0, 0])
+    table[510:512] = b"\x55\xaa"
+    with path.open("r+b") as file:
+        file.write(table)
+    before = path.read_bytes()
+    assert image.run_rank(volume).phase == "setup"
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_filesystem_is_an_error_and_stays_as_it_is(image: Lab) -> None:
+    volume = image.volume()
+    image.run_rank(volume)
+    path = disk_of(image, volume)
+    with path.open("r+b") as file:
+        file.seek(1024 + 24)  # s_log_block_size
+        file.write(b"\xff\xff\xff\xff")
+    report = image.run_rank(volume, attempt=2, may_format=True)
+    assert (report.phase, report.reused) == ("setup", False)
+
+
+def test_a_missing_image_is_an_error_that_says_what_to_look_at(image: Lab) -> None:
+    volume = image.volume()
+    disk_of(image, volume).unlink()
+    assert "no device appeared within 2 s" in image.run_rank(volume).text("error")
+
+
+def test_a_full_volume_fails_the_command_and_not_the_report(image: Lab) -> None:
+    report = image.run_rank(
+        image.volume(size="16MB"), commands="echo begin; head -c 50M /dev/zero >$VOLUME_PATH/big"
+    )
+    assert (report.phase, report.exit_code) == ("failed", 1)
+    assert "No space left on device" in report.text("log_tail")
+
+
+def test_a_full_volume_without_room_for_the_record_is_a_failure(image: Lab) -> None:
+    commands = "head -c 50M /dev/zero >$VOLUME_PATH/big || true; cat /dev/zero >$VOLUME_PATH/more || true"
+    report = image.run_rank(image.volume(size="16MB"), commands=commands)
+    assert (report.phase, report.exit_code) == ("failed", 1)
+    assert "completion record could not be written" in report.text("error")
+    again = image.run_rank(
+        image.volume(size="16MB"), commands="rm $VOLUME_PATH/big $VOLUME_PATH/more", attempt=2
+    )
+    assert (again.phase, again.reused) == ("done", False)
+
+
+def test_ranks_have_disks_of_their_own(image: Lab) -> None:
+    volumes = [image.volume(rank) for rank in range(2)]
+    nodes = [
+        image.node(
+            volume, rank=rank, commands=f"echo {rank} >$VOLUME_PATH/f; cat $VOLUME_PATH/f; stat -c %m ."
+        )
+        for rank, volume in enumerate(volumes)
+    ]
+    assert [image.report(node).text("log_tail")[0] for node in nodes] == ["0", "1"]
+
+
+def test_a_full_state_disk_is_a_quota(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("airflow_rankvol.backends._local_disk.make_disk", full)
+    with pytest.raises(QuotaExceeded, match="No space left"):
+        image.volume()
+    assert image.see().volumes == ()
+
+
+def test_ids_cannot_name_files_elsewhere(image: Lab) -> None:
+    with pytest.raises(BackendError, match="no id of this backend"):
+        image.backend.delete_volume("../../etc", image.guard)

@@ -1,0 +1,86 @@
+"""The life of a volume, the same on every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_rankvol.backends.base import Guard, Selector
+from airflow_rankvol.errors import NotOurs, VolumeBusy, VolumeConflict
+from airflow_rankvol.records import VolumeState
+from tests.contract.support import Lab
+
+
+def test_a_created_volume_is_observed_with_its_tags(lab: Lab) -> None:
+    volume = lab.volume(rank=3)
+    (seen,) = lab.see().volumes
+    assert (seen.id, seen.name, seen.tags) == (volume.id, "data-3", lab.group.tags(rank=3))
+    assert seen.blank
+
+
+def test_creating_a_volume_twice_gives_the_same_volume(lab: Lab) -> None:
+    assert lab.volume().id == lab.volume().id
+    assert len(lab.see().volumes) == 1
+
+
+def test_a_name_of_another_key_is_a_conflict(lab: Lab) -> None:
+    lab.volume()
+    with pytest.raises(VolumeConflict, match="data-0"):
+        lab.other().volume()
+
+
+def test_deleting_an_absent_volume_succeeds(lab: Lab) -> None:
+    volume = lab.volume()
+    lab.backend.delete_volume(volume.id, lab.guard)
+    lab.backend.delete_volume(volume.id, lab.guard)
+    assert lab.see().volume(volume.id) is None
+
+
+def test_a_foreign_volume_is_not_deleted(lab: Lab) -> None:
+    volume = lab.volume()
+    for guard in (Guard("somebody", lab.key), Guard(lab.owner, "another"), Guard("", "", "data-1")):
+        with pytest.raises(NotOurs, match="not touched"):
+            lab.backend.delete_volume(volume.id, guard)
+    assert lab.see().volume(volume.id)
+
+
+def test_an_attached_volume_is_not_deleted(lab: Lab) -> None:
+    volume = lab.volume()
+    node = lab.node(volume, commands="sleep 60")
+    with pytest.raises(VolumeBusy):
+        lab.backend.delete_volume(volume.id, lab.guard)
+    lab.backend.delete_node(node.id, lab.guard)
+
+
+def test_tags_are_set_and_others_stay(lab: Lab) -> None:
+    volumes = [lab.volume(rank) for rank in range(2)]
+    lab.backend.tag_volumes(
+        [volume.id for volume in volumes] + ["vol-absent"], {"rankvol:collected": lab.key}
+    )
+    assert [volume.tags for volume in lab.see().volumes] == [
+        lab.group.tags(rank=rank, collected=lab.key) for rank in range(2)
+    ]
+
+
+def test_list_owned_selects_by_owner_dag_and_run(lab: Lab) -> None:
+    lab.volume()
+    lab.other().volume(name="else")
+    names = {
+        selector: {volume.name for volume in lab.backend.list_owned(selector).volumes}
+        for selector in (
+            Selector("lab"),
+            Selector("lab", run="run-2"),
+            Selector("lab", "x"),
+            Selector("nobody"),
+        )
+    }
+    assert list(names.values()) == [{"data-0", "else-0"}, {"else-0"}, set(), set()]
+
+
+def test_another_groups_volumes_are_not_observed(lab: Lab) -> None:
+    lab.volume()
+    assert lab.other().see().volumes == ()
+
+
+def test_a_new_volume_is_available(lab: Lab) -> None:
+    lab.volume()
+    assert [volume.state for volume in lab.see().volumes] == [VolumeState.AVAILABLE]
