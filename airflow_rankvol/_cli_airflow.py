@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from airflow_rankvol.cli import note
+from airflow_rankvol._cli_output import note
 from airflow_rankvol.engine.reap import RunState
 
 # Airflow 3.3 looks for connections in its database only in a process that says it is a server

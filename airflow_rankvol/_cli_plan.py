@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from airflow_rankvol.cli import note
+from airflow_rankvol._cli_output import note
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.hooks import get_backend, get_owner
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from airflow_rankvol._cli_airflow import AirflowDatabase
+from airflow_rankvol._cli_output import Exit, note, render
 from airflow_rankvol.backends.base import Backend, Selector
-from airflow_rankvol.cli import Exit, note, render
 from airflow_rankvol.engine.reap import Finding, ReapRules, RunState, RunStateOf, reap, survey
 from airflow_rankvol.errors import ConfigError, RankVolError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
@@ -192,12 +192,12 @@ def _print(
     """Print every finding; ``none`` only when the whole was seen and there is nothing."""
     rows = [row for found in surveys for row in found.rows()]
     if output != "table":
-        print(render(rows, output), file=out)
+        out.write(render(rows, output) + "\n")
     elif rows:
         shown = ("conn_id", *columns) if len(surveys) > 1 else columns
-        print(render([_cells(row, shown) for row in rows], output), file=out)
+        out.write(render([_cells(row, shown) for row in rows], output) + "\n")
     elif whole:
-        print("none", file=out)
+        out.write("none\n")
 
 
 def _sum_up(surveys: Sequence[Survey], left: int, *, yes: bool) -> None:

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from airflow_rankvol import __version__
+from airflow_rankvol._cli_output import Exit, note, render
 from airflow_rankvol.errors import ConfigError, RankVolError
-
-
-class Exit(IntEnum):
-    """What the command's exit code says."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    TO_REMOVE = 3
-
 
 _EPILOG = """exit codes: 0 done, or nothing left to remove; 1 something could not be removed, or a backend
 failed; 2 wrong usage, configuration or job; 3 there is something to remove (reap without --yes)"""
@@ -35,32 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Airflow, plugins and DAG files write to stdout as they like; the answer alone belongs there.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            _quiet_airflow()
-            return int(_COMMANDS[args.command](args, out))
+            with _quiet_airflow():
+                return int(_COMMANDS[args.command](args, out))
         except ConfigError as exc:
             return _complain(exc, Exit.USAGE)
         except (RankVolError, OSError) as exc:
             return _complain(exc, Exit.FAILED)
-
-
-def render(rows: Sequence[Mapping[str, Any]], output: str) -> str:
-    """Return rows as a table, JSON or YAML."""
-    if output == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False)
-    if output == "yaml":
-        import yaml
-
-        return str(yaml.safe_dump([dict(row) for row in rows], sort_keys=False, allow_unicode=True)).rstrip()
-    from tabulate import tabulate
-
-    # Cells are text already: without this, a run id such as "1e5" would be shown as a number.
-    table = [dict(row) for row in rows]
-    return str(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
-
-
-def note(message: str) -> None:
-    """Say something on stderr that is not the answer."""
-    print(f"rankvol: {message}", file=sys.stderr)
 
 
 def _plan(args: argparse.Namespace, out: TextIO) -> Exit:
@@ -150,8 +119,9 @@ def _duration(text: str) -> Any:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 
-def _quiet_airflow() -> None:
-    """Import Airflow here, where a broken configuration can be explained, and keep its chatter down."""
+@contextlib.contextmanager
+def _quiet_airflow() -> Iterator[None]:
+    """Import Airflow where a broken configuration can be explained, and keep its chatter down meanwhile."""
     import logging
 
     try:
@@ -159,8 +129,22 @@ def _quiet_airflow() -> None:
     except Exception as exc:
         what = f"{type(exc).__name__}: {exc}"
         raise ConfigError(f"Airflow does not start here ({what}); check its configuration") from exc
-    for name in ("airflow", "alembic", "airflow_rankvol"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    levels = {
+        "airflow": logging.ERROR,
+        # Why a DAG file cannot be imported is said once, by the command itself.
+        "airflow.dag_processing.importers": logging.CRITICAL,
+        "airflow_rankvol": logging.ERROR,
+        "alembic": logging.ERROR,
+    }
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def _complain(exc: Exception, code: Exit) -> int:
