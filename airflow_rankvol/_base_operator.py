@@ -202,7 +202,8 @@ class RankJobOperator(BaseOperator):
         if (dag_id, run_id) == (ti.dag_id, ti.run_id):
             return RunState.LIVE
         try:
-            state = str(ti.get_dagrun_state(dag_id, run_id))
+            # A str subclass whose str() is "DagRunState.FAILED": compared, never printed.
+            state = ti.get_dagrun_state(dag_id, run_id)
         except Exception as exc:
             self.log.info("Airflow does not know run %s of %s (%s)", run_id, dag_id, type(exc).__name__)
             return RunState.UNKNOWN

@@ -20,10 +20,12 @@ from airflow.models.taskinstance import TaskInstance, find_relevant_relatives
 from airflow.models.xcom import XComModel
 from airflow.sdk.definitions.dag import _run_task
 from airflow.serialization.serialized_objects import DagSerialization
-from airflow.utils import timezone
+from airflow.sdk import timezone
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+from sqlalchemy import select
 
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.hooks import get_backend, get_owner
@@ -42,18 +44,9 @@ class Run:
     """A DAG run that can be looked at, and gone on with."""
 
     dag: Any
-    dag_run: DagRun
+    run_id: str
+    state: str = ""
     log: str = ""
-
-    @property
-    def state(self) -> str:
-        """The run's state."""
-        return str(self.dag_run.state)
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return str(self.dag_run.run_id)
 
     def states(self) -> dict[str, str]:
         """Return the state of every task: ``{"plan": "success", "run_rank[0]": "failed", …}``."""
@@ -75,7 +68,7 @@ class Run:
             query = XComModel.get_many(
                 key="return_value", run_id=self.run_id, dag_ids=self.dag.dag_id, map_indexes=int(match[2] or -1)
             )
-            rows = [row for row in session.scalars(query) if row.task_id.endswith("." + match[1])]
+            rows = [row for row in session.scalars(query) if f".{row.task_id}".endswith(f".{match[1]}")]
             return XComModel.deserialize_value(rows[0]) if rows else None
 
 
@@ -121,7 +114,7 @@ class DagBench:
     def run(self, dag: Any, conf: dict[str, Any] | None = None) -> Run:
         """Run the DAG with Airflow's ``dag.test()``."""
         dag_run = dag.test(run_conf=conf)
-        return Run(dag, dag_run, self._read_output())
+        return Run(dag, dag_run.run_id, str(dag_run.state), self._read_output())
 
     def clear(self, run: Run, *tasks: str, downstream: bool = True) -> None:
         """Clear tasks (``"run_rank[2]"``) as the UI does, with what follows them."""
@@ -163,8 +156,7 @@ class DagBench:
                 triggering_user_name="tests",
             )
             session.commit()
-            session.expunge(dag_run)
-        return Run(dag, dag_run)
+            return Run(dag, dag_run.run_id)
 
     def fail_running(self, run: Run) -> None:
         """Fail the tasks whose process is dead, as the scheduler does when their heartbeat stops."""
@@ -175,24 +167,24 @@ class DagBench:
 
     def resume(self, run: Run, dag: Any | None = None) -> Run:
         """Go on with a run (after a clear, or with a changed DAG) in the loop of ``dag.test()``."""
-        return self.drive(Run(dag or run.dag, run.dag_run))[0]
+        return self.drive(Run(dag or run.dag, run.run_id))[0]
 
     def drive(self, *runs: Run) -> list[Run]:
         """Run all tasks of several runs, one task of each in turn, so that the runs overlap."""
-        with create_session() as session:
-            dag_runs = [session.merge(run.dag_run) for run in runs]
-            for run, dag_run in zip(runs, dag_runs, strict=True):
-                session.refresh(dag_run)
-                dag_run.state = DagRunState.RUNNING
-                dag_run.dag = _scheduled(run.dag)
-            session.commit()
-            while any(dag_run.state == DagRunState.RUNNING for dag_run in dag_runs):
-                for run, dag_run in zip(runs, dag_runs, strict=True):
-                    if dag_run.state == DagRunState.RUNNING:
-                        _advance(run.dag, dag_run, session)
-            session.expunge_all()
+        for run in runs:
+            with create_session() as session:
+                _dag_run(run, session).state = DagRunState.RUNNING
+        going = {run.run_id: run for run in runs}
+        states: dict[str, str] = {}
+        while going:
+            for run in list(going.values()):
+                states[run.run_id], due = _due(run)
+                if due is not None:
+                    _run_task(ti=due, task=run.dag.task_dict[due.task_id], run_triggerer=True)
+                elif states[run.run_id] != DagRunState.RUNNING:
+                    del going[run.run_id]
         log = self._read_output()
-        return [Run(run.dag, dag_run, log) for run, dag_run in zip(runs, dag_runs, strict=True)]
+        return [Run(run.dag, run.run_id, states[run.run_id], log) for run in runs]
 
     def backend(self) -> Backend:
         """Return the backend of the default connection."""
@@ -202,6 +194,12 @@ class DagBench:
         """Return every volume and node that runs of this DAG have left."""
         backend = get_backend()
         return backend.list_owned(Selector(owner=get_owner("rankvol_default", backend), dag=dag.dag_id))
+
+
+def _dag_run(run: Run, session: Any) -> DagRun:
+    found = session.scalar(select(DagRun).where(DagRun.dag_id == run.dag.dag_id, DagRun.run_id == run.run_id))
+    assert isinstance(found, DagRun)
+    return found
 
 
 def _scheduled(dag: Any) -> Any:
@@ -216,18 +214,21 @@ def _sync() -> None:
         sync_bag_to_db(bag, bundle.name, bundle.version)
 
 
-def _advance(dag: Any, dag_run: DagRun, session: Any) -> None:
-    """Run one task that is due, if there is one."""
-    session.expire_all()
-    schedulable, _ = dag_run.update_state(session=session)
-    for ti in schedulable:
-        ti.try_number += 1
-        ti.state = TaskInstanceState.SCHEDULED
-    session.commit()
-    tasks = dag_run.get_task_instances(session=session)
-    due = [ti for ti in tasks if ti.state == TaskInstanceState.SCHEDULED]
-    if due:
-        _run_task(ti=due[0], task=dag.task_dict[due[0].task_id], run_triggerer=True)
+def _due(run: Run) -> tuple[str, TaskInstance | None]:
+    """Let the run's dependencies be looked at once; return its state and one task that is due, if any."""
+    with create_session() as session:
+        dag_run = _dag_run(run, session)
+        dag_run.dag = _scheduled(run.dag)
+        schedulable, _ = dag_run.update_state(session=session)
+        for ti in schedulable:
+            ti.try_number += 1
+            ti.state = TaskInstanceState.SCHEDULED
+        session.commit()
+        tasks = dag_run.get_task_instances(session=session)
+        due = next((ti for ti in tasks if ti.state == TaskInstanceState.SCHEDULED), None)
+        state = str(dag_run.state)
+        session.expunge_all()
+    return state, due
 
 
 def initialise() -> Path:

@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 
-from airflow.models.dagrun import DagRun
-from airflow.utils.session import create_session
 from airflow_rankvol.backends.local import LocalBackend
 from tests.airflow.harness import DagBench, Run, initialise
 
@@ -27,10 +25,7 @@ def main(path: str, run_id: str) -> None:
         return create(self, request)
 
     LocalBackend.create_volume = dying  # type: ignore[method-assign]
-    with create_session() as session:
-        dag_run = session.query(DagRun).filter_by(run_id=run_id, dag_id=module.dag.dag_id).one()
-        session.expunge(dag_run)
-    DagBench(initialise(), "killed").resume(Run(module.dag, dag_run))
+    DagBench(initialise(), "killed").resume(Run(module.dag, run_id))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,6 @@ def test_leftovers_past_their_expiry_go_with_the_next_run(bench: DagBench) -> No
 
     fixed = bench.job(dag_id=dag.dag_id, commands=[COUNT])
     second = bench.run(fixed)
-
     assert second.state == "success"
     assert kept_ranks(bench, first) == [1]
 
@@ -155,7 +154,7 @@ def test_a_node_past_its_lifetime_is_ended_and_its_volume_kept(bench: DagBench) 
 
 def test_a_node_that_never_boots_fails_its_rank(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """After boot_timeout the node is removed, the rank fails and says so, and the volume stays."""
-    monkeypatch.setattr(LocalBackend, "_start", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("airflow_rankvol.backends.local.start", lambda *_args, **_kwargs: None)
     run = bench.run(bench.job(nodes=1, node={"boot_timeout": "1s"}))
     assert run.states()["run_rank[0]"] == "failed"
     assert "did not come up with its volumes within 1 s" in run.log
