@@ -1,0 +1,164 @@
+"""A real Airflow: API server, scheduler and triggerer as processes of their own, on 127.0.0.1 only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 120.0
+
+
+class Stack:
+    """Starts the components one by one, and ends each by its own pid."""
+
+    def __init__(self, home: Path, dags: Path) -> None:
+        self.home = home
+        self.port = _free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{self.port}",
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self.port}/execution/",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PARALLELISM": "3",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
+        }
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
+
+    def start(self) -> None:
+        """Make the database, read the DAGs, and start the components."""
+        self.airflow("db", "migrate")
+        self.airflow("dags", "reserialize")
+        self._spawn("api-server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
+        self._wait(lambda: self.get("/api/v2/monitor/health") is not None, "the API server")
+        self._spawn("scheduler", "--skip-serve-logs")
+        self._spawn("triggerer", "--skip-serve-logs")
+        self._wait(self._healthy, "scheduler and triggerer")
+
+    def stop(self) -> None:
+        """End every component."""
+        for process in reversed(self.processes.values()):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def airflow(self, *args: str) -> str:
+        """Run an ``airflow`` command to its end."""
+        return self.command("airflow", *args).stdout
+
+    def command(self, module: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a console script of this environment."""
+        script = Path(sys.executable).with_name(module)
+        done = subprocess.run(
+            [str(script), *args], env=self.env, cwd=self.home, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
+
+    def get(self, path: str) -> Any:
+        """GET from the REST API; None while it does not answer."""
+        try:
+            return self._call("GET", path)
+        except (OSError, urllib.error.URLError):
+            return None
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Trigger a run and return its id."""
+        body = {"conf": conf or {}, "logical_date": None}
+        return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def wait(self, dag_id: str, run_id: str, timeout_s: float = 180) -> str:
+        """Wait for the end of a run and return its state."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            state = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"]
+            if state in ("success", "failed"):
+                return str(state)
+            time.sleep(0.5)
+        raise AssertionError(f"{dag_id} {run_id} is still {state}: {self.states(dag_id, run_id)}\n{self.logs()}")
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return every task's state, as ``{"job.run_rank[0]": "success", …}``."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500")
+        return {
+            ti["task_id"] + (f"[{ti['map_index']}]" if ti["map_index"] >= 0 else ""): str(ti["state"])
+            for ti in found["task_instances"]
+        }
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
+        """Return what a task returned."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._call("GET", f"{path}?map_index={map_index}&deserialize=true")["value"]
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Return everything that a task's tries (and their triggers) logged."""
+        base = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+        return "\n".join(path.read_text() for path in sorted(base.rglob("attempt=*")) if path.is_file())
+
+    def logs(self) -> str:
+        """Return the end of every component's log."""
+        names = [*self.processes]
+        return "\n".join(f"--- {n}\n{(self.home / f'{n}.log').read_text()[-3000:]}" for n in names)
+
+    def _spawn(self, name: str, *args: str) -> None:
+        script = Path(sys.executable).with_name("airflow")
+        with (self.home / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(script), name, *args], env=self.env, cwd=self.home, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _healthy(self) -> bool:
+        health = self.get("/api/v2/monitor/health") or {}
+        return all(health.get(name, {}).get("status") == "healthy" for name in ("scheduler", "triggerer"))
+
+    def _wait(self, ready: Any, what: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
+            assert not dead, f"{dead} ended\n{self.logs()}"
+            assert time.monotonic() < deadline, f"{what} did not come up in {START_TIMEOUT_S:.0f} s\n{self.logs()}"
+            time.sleep(0.3)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def _token(self) -> str:
+        if not hasattr(self, "_bearer"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/auth/token", timeout=30) as answer:
+                self._bearer = json.load(answer)["access_token"]
+        return str(self._bearer)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,139 @@
+"""Rank jobs under a real scheduler, triggerer and API server."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.stack import Stack
+
+DAGS = {
+    "deferred": """
+        with DAG("deferred", schedule=None) as dag:
+            rank_job("job", nodes=6, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
+                commands=["echo $NODE_RANK > $VOLUME_PATH/x; sleep 1; cp $VOLUME_PATH/x $RANKVOL_RESULT"],
+                gather=["cat $RANKS_PATH/*/data/x | paste -sd+ | bc > $RANKVOL_RESULT || "
+                        "cat $RANKS_PATH/*/data/x | awk '{s+=$1} END {print s}' > $RANKVOL_RESULT"])
+    """,
+    "failing": """
+        with DAG("failing", schedule=None) as dag:
+            rank_job("job", nodes=2, volumes=["data-${NODE_RANK}:/data"],
+                volume_template={"size": "32MB", "reclaim": "delete_always"},
+                commands=['if [ "$NODE_RANK" = 1 ]; then echo "out of rhubarb"; exit 7; fi'])
+    """,
+    "retried": """
+        with DAG("retried", schedule=None) as dag:
+            rank_job("job", nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
+                commands=["if [ ! -e $VOLUME_PATH/once ]; then touch $VOLUME_PATH/once; exit 9; fi"],
+                rank_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
+    """,
+    "gang": """
+        with DAG("gang", schedule=None) as dag:
+            rank_job("job", nodes=20, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
+                rendezvous=True, deferrable=False, rank_args={"pool": "two_slots"},
+                commands=['[ "$(echo "$NODES_IPS" | sort -u | wc -l)" = 20 ]', "echo $NODE_RANK > $RANKVOL_RESULT"])
+    """,
+    "timed_out": """
+        with DAG("timed_out", schedule=None, dagrun_timeout=timedelta(seconds=12)) as dag:
+            for name, template in {
+                "always": {"size": "32MB", "reclaim": "delete_always"},
+                "kept": {"size": "32MB", "expiry": "20s"},
+            }.items():
+                rank_job(name, nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template=template,
+                    commands=["sleep 600"])
+    """,
+}
+HEAD = "from datetime import timedelta\nfrom airflow.sdk import DAG\nfrom airflow_rankvol import rank_job\n"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running Airflow with the DAGs above and the local backend in directory mode."""
+    home = tmp_path_factory.mktemp("stack")
+    dags = home / "dags"
+    dags.mkdir()
+    for name, body in DAGS.items():
+        (dags / f"{name}.py").write_text(HEAD + textwrap.dedent(body))
+    stack = Stack(home, dags)
+    extra = {"state_dir": str(home / "state"), "mode": "directory"}
+    stack.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps({"conn_type": "rankvol_local", "extra": extra})
+    stack.start()
+    stack.airflow("pools", "set", "two_slots", "2", "for the gang")
+    yield stack
+    stack.stop()
+
+
+def leftovers(stack: Stack, *args: str) -> list[dict[str, Any]]:
+    """Return what ``rankvol ls`` lists."""
+    return list(json.loads(stack.command("rankvol", "ls", "--output", "json", *args).stdout))
+
+
+def test_a_deferred_job_runs_to_its_end_and_leaves_nothing(stack: Stack) -> None:
+    """Ranks end in the triggerer, gather resumes in a worker, the teardown deletes everything."""
+    run_id = stack.trigger("deferred")
+    assert stack.wait("deferred", run_id) == "success", stack.states("deferred", run_id)
+    assert stack.xcom("deferred", run_id, "job.gather") == 15
+    result = stack.xcom("deferred", run_id, "job.run_rank", 5)
+    assert (result["rank"], result["exit_code"], result["output"]) == (5, 0, 5)
+    assert leftovers(stack, "--dag", "deferred") == []
+
+
+def test_a_rank_that_fails_in_the_triggerer_logs_why_and_has_a_result(stack: Stack) -> None:
+    """The exit code and the log's tail stand in the task's log, and the result is its XCom."""
+    run_id = stack.trigger("failing")
+    assert stack.wait("failing", run_id) == "failed"
+    states = stack.states("failing", run_id)
+    assert states["job.run_rank[0]"] == "success"
+    assert states["job.run_rank[1]"] == "failed"
+    assert states["job.delete_volumes"] == "success"
+    assert stack.xcom("failing", run_id, "job.run_rank", 1)["exit_code"] == 7
+    log = stack.task_log("failing", run_id, "job.run_rank")
+    assert "exit code 7" in log
+    assert "out of rhubarb" in log
+    assert leftovers(stack, "--dag", "failing") == []
+
+
+def test_a_rank_that_fails_in_the_triggerer_is_retried_with_its_files(stack: Stack) -> None:
+    """A failure that ends in the trigger honours retries, on the same volume."""
+    run_id = stack.trigger("retried")
+    assert stack.wait("retried", run_id) == "success", stack.states("retried", run_id)
+    assert [stack.xcom("retried", run_id, "job.run_rank", rank)["attempt"] for rank in (0, 1)] == [2, 2]
+    assert leftovers(stack, "--dag", "retried") == []
+
+
+def test_twenty_nodes_meet_through_two_worker_slots(stack: Stack) -> None:
+    """A rendezvous of 20 that holds worker slots cannot deadlock on a pool of two."""
+    run_id = stack.trigger("gang")
+    assert stack.wait("gang", run_id, timeout_s=240) == "success", stack.states("gang", run_id)
+    assert stack.xcom("gang", run_id, "job.gather") == list(range(20))
+    assert leftovers(stack, "--dag", "gang") == []
+
+
+def test_after_a_dagrun_timeout_reap_removes_everything(stack: Stack) -> None:
+    """Airflow skips the teardown then; reap asks Airflow, and removes nodes at once and volumes by their policy."""
+    run_id = stack.trigger("timed_out")
+    deadline = time.monotonic() + 60
+    while len([row for row in leftovers(stack, "--dag", "timed_out") if row["kind"] == "node"]) < 4:
+        assert time.monotonic() < deadline, stack.states("timed_out", run_id)
+    alive = stack.command("rankvol", "reap", "--yes", check=False)
+    assert len(leftovers(stack, "--dag", "timed_out")) == 8, alive.stdout  # a live run's are never touched
+    assert stack.wait("timed_out", run_id) == "failed"
+    assert stack.states("timed_out", run_id)["always.delete_volumes"] != "success"
+
+    assert stack.command("rankvol", "reap", check=False).returncode == 3
+    assert stack.command("rankvol", "reap", "--yes").returncode == 0
+    rows = leftovers(stack, "--dag", "timed_out")
+    assert {row["group"] for row in rows} <= {"kept"}
+    while rows:  # results that were not collected stay until their expiry, 20 s after their creation
+        assert time.monotonic() < deadline + 60
+        stack.command("rankvol", "reap", "--yes")
+        rows = leftovers(stack, "--dag", "timed_out")
+    assert stack.command("rankvol", "reap").returncode == 0
+    assert list((Path(stack.home) / "state" / "volumes").iterdir()) == []
+    assert list((Path(stack.home) / "state" / "nodes").iterdir()) == []
