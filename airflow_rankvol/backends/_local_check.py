@@ -23,8 +23,8 @@ _GIB = 1 << 30
 def check(plan: Plan, state_dir: Path, mode: str) -> None:
     """Refuse what this machine cannot do, or would do differently from what was asked.
 
-    What only tunes a cloud (types, IOPS, zones) is ignored with a line in the log, so that one job file runs on
-    every backend.
+    What only tunes a cloud (types, IOPS, zones) is ignored with a line in the log, so that one job file runs
+    on every backend.
 
     Raises:
         ConfigError: names the field, what was found and what is possible.

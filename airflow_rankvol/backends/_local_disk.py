@@ -29,7 +29,7 @@ def search_path() -> str:
 
 
 def pick_mode(state_dir: Path) -> str:
-    """Return ``image`` where this machine can do that, else ``directory``; say in the log which, and why."""
+    """Return ``image`` where that works, else ``directory``; say in the log which, and why."""
     reason = why_no_images()
     if reason:
         log.info("volumes below %s are directories, without a size limit: %s", state_dir, reason)
@@ -40,7 +40,7 @@ def pick_mode(state_dir: Path) -> str:
 
 @cache
 def why_no_images() -> str:
-    """Return why this process cannot use image mode, or nothing; really makes and mounts a tiny image, once."""
+    """Return why this process cannot use image mode, or nothing; really mounts a tiny image, once."""
     if os.geteuid() != 0:
         return "loop devices need root"
     missing = [tool for tool in _TOOLS if shutil.which(tool, path=search_path()) is None]
@@ -61,7 +61,7 @@ def why_no_images() -> str:
 
 
 def supervisor_command(*args: str) -> list[str]:
-    """Return the command line of a supervisor: this interpreter, without site-packages and the user's settings."""
+    """Return a supervisor's command line: this interpreter, without site-packages and the user's settings."""
     folder = os.path.dirname(os.path.abspath(_local_node.__file__))
     return [sys.executable, "-I", "-S", "-c", _local_node.COMMAND, folder, *args]
 

@@ -42,7 +42,7 @@ class Holding:
         return found
 
     def check_free(self, volume: VolumeFile, verb: str, *, run: str | None = None) -> None:
-        """Raise VolumeBusy when a live node holds the volume, or VolumeConflict when that node is of another run."""
+        """Raise VolumeBusy when a live node holds the volume, VolumeConflict when it is of another run."""
         holder = self.of(volume.id)
         if holder is None:
             loops = disk.loops_of(disk.disk_path(self._store.volume_dir(volume.id), volume.mode))

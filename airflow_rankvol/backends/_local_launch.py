@@ -64,18 +64,18 @@ def start(backend: LocalBackend, node: NodeFile, lifetime_s: float) -> None:
                 start_new_session=True,
                 check=False,
             )
-        if started.returncode != 0:
-            raise BackendError(
-                f"the supervisor did not start (exit code {started.returncode}): {backend.log_text(node.id)[-2000:]}",
-                backend="local",
-                verb="create_node",
-                resource=node.name,
-            )
+        _check_started(started.returncode, backend.log_text(node.id)[-2000:], node)
     except BaseException:
         backend.lives.end(node.id, folder)
         backend.store.discard(folder)
         backend.store.sweep()
         raise
+
+
+def _check_started(code: int, console: str, node: NodeFile) -> None:
+    if code:
+        text = f"the supervisor did not start (exit code {code}): {console}"
+        raise BackendError(text, backend="local", verb="create_node", resource=node.name)
 
 
 def seen(store: Store, lives: Lives, node: NodeFile) -> Node:
@@ -97,7 +97,7 @@ def seen(store: Store, lives: Lives, node: NodeFile) -> Node:
 
 
 def _wanted(store: Store, request: NodeRequest, volumes: Sequence[VolumeFile]) -> str:
-    """Return what the supervisor has to provide, a line per volume: id, mode, where it lies, where it is mounted."""
+    """Return what the supervisor provides, a line per volume: id, mode, where it lies, its mount point."""
     lines = []
     for attachment, volume in zip(request.attachments, volumes, strict=True):
         at = disk.disk_path(store.volume_dir(volume.id), volume.mode)

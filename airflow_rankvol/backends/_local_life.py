@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ Identity = Mapping[str, Any]
 class Lives:
     """Tells the truth about nodes from the kernel's process table.
 
-    A process is known by pid, start time and boot id, so neither a pid that is used again nor a restarted machine can
-    be mistaken for a living node.
+    A process is known by pid, start time and boot id, so neither a pid that is used again nor a restarted
+    machine can be mistaken for a living node.
     """
 
     def __init__(self, store: Store) -> None:
@@ -79,7 +80,7 @@ class Lives:
                 return
             if time.monotonic() > until:
                 raise NotReady(
-                    f"its processes were killed {_KILL_WITHIN_S:.0f} s ago and are not gone yet (a long flush?)",
+                    f"its processes, killed {_KILL_WITHIN_S:.0f} s ago, are still there (a long flush?)",
                     backend="local",
                     verb="delete_node",
                     resource=node_id,
@@ -109,14 +110,14 @@ class Lives:
             os.close(handle)
 
     def _end_strays(self, node_id: str, folder: Path, child: Identity | None) -> None:
-        """End what a plain process group left when its supervisor was killed; a pid namespace leaves nothing."""
+        """End what a plain process group left when its supervisor died; a pid namespace leaves nothing."""
         if _is_plain(child) and child is not None and child["boot"] == self.boot_id:
             self.end(node_id, folder)
             linux.write(str(folder / "end"), "killed")
 
 
 def marked(node_id: str) -> list[int]:
-    """Return the processes of this user whose environment says that they belong to a node."""
+    """Return this user's processes whose environment says that they belong to a node."""
     mark = f"RANKVOL_NODE_ID={node_id}".encode()
     found = []
     for name in os.listdir("/proc"):
@@ -136,10 +137,8 @@ def _is_plain(child: Identity | None) -> bool:
 
 
 def _signal(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _text(path: Path) -> str | None:

@@ -27,7 +27,7 @@ LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when there is none, or only its zombie."""
+    """Return when a process started, in clock ticks since boot; None when it is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -71,7 +71,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def open_loop(image: str) -> tuple[int, str]:
-    """Return an open loop device over an image; it is cleared by the kernel once nobody has it open or mounted."""
+    """Return an open loop device over an image; the kernel clears it once nobody has it open or mounted."""
     # struct loop_config: fd, block_size, then loop_info64 (flags is its 9th field), then 8 reserved words.
     backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
@@ -101,8 +101,8 @@ def open_loop(image: str) -> tuple[int, str]:
 def build_root(root: str, points: list[str]) -> None:
     """Make a root that shows this machine's files, and in which the mount points can be made.
 
-    Nothing is made on the machine itself: a directory in which a mount point is missing becomes a new one that shows
-    the old one's entries.
+    Nothing is made on the machine itself: a directory in which a mount point is missing becomes a new one
+    that shows the old one's entries.
     """
     missing = [os.path.realpath(point) for point in points]
     _fill(root, "/", [point for point in missing if not os.path.isdir(point)])
@@ -146,13 +146,13 @@ def enter_namespace(node_dir: str, points: list[str]) -> None:
 
 
 def check_interpreter() -> None:
-    """Refuse a namespace that sees less than the user did: there, a right that came from a capability is gone."""
+    """Refuse a namespace that sees less than the user did: rights from capabilities are gone there."""
     if not os.access(sys.executable, os.X_OK):
         raise OSError(errno.EACCES, f"{sys.executable} cannot be run from a namespace of its own")
 
 
 def unshare_pids() -> None:
-    """Put the processes that this one forks into a new pid namespace, an ordinary user's into a user namespace too."""
+    """Have this process fork into a new pid namespace, that of an ordinary user in a user namespace too."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
         return call("unshare", CLONE_NEWPID)
@@ -177,7 +177,7 @@ def rehearse(node_dir: str, points: list[str], then: Callable[[], None] = lambda
                 enter_namespace(node_dir, points)
                 then()
             status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) if first else 0
-        except BaseException as exc:  # a forked copy must end here, whatever happens
+        except BaseException as exc:  # noqa: BLE001 - a forked copy must end here, whatever happens
             os.write(write_, str(exc).encode()[:4000])
         finally:
             os._exit(status)

@@ -1,10 +1,10 @@
 """The supervisor of one node on this machine: a process of its own that outlives the task which started it.
 
-Run by ``start_supervisor`` with nothing but the standard library, because every node waits for it. It gives the node
-its loop devices and, where the machine allows it, a mount and a pid namespace; runs the bootstrap there; ends it when
-its lifetime is over. When it dies, whatever the reason, the kernel takes all of it away: the node's first process dies
-with it (PR_SET_PDEATHSIG), the pid namespace with that, the mounts with the namespace, and the loop devices when their
-last user is gone (LO_FLAGS_AUTOCLEAR).
+Run by ``start_supervisor`` with nothing but the standard library, because every node waits for it. It gives
+the node its loop devices and, where the machine allows it, a mount and a pid namespace; runs the bootstrap
+there; ends it when its lifetime is over. When it dies, whatever the reason, the kernel takes all of it away:
+the node's first process dies with it (PR_SET_PDEATHSIG), the pid namespace with that, the mounts with the
+namespace, and the loop devices when their last user is gone (LO_FLAGS_AUTOCLEAR).
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ else:  # run as a script, see COMMAND
     import _local_linux as linux
 
 #: What ``python -I -S -c`` runs; the arguments follow: the folder of this file, then those of ``main``.
-COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); import _local_node; sys.path.pop(0); _local_node.main(*sys.argv[2:])"
+COMMAND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import _local_node
+sys.path.pop(0)
+_local_node.main(*sys.argv[2:])
+"""
 
 
 class Supervisor:
@@ -78,7 +84,7 @@ class Supervisor:
         return device
 
     def _spawn(self, namespace: bool) -> int:
-        """Start the bootstrap, held back until it is on record: nothing of a node runs that cannot be found."""
+        """Start the bootstrap, held back until it is on record: nothing runs that cannot be found."""
         go, start = os.pipe()
         if namespace:
             linux.unshare_pids()
@@ -116,15 +122,15 @@ class Supervisor:
                 "RANKVOL_NODE_MOUNTS": "1" if namespace else "0",
                 "RANKVOL_NODE_ADDRESS": self.address,
                 "HOME": f"{home}/work",
-                "TMPDIR": f"{home}/tmp",
+                "TMPDIR": f"{home}/tmp",  # noqa: S108 - the node's own
             }
-            os.execve(self.bash, ["bash", f"{home}/bootstrap"], env)
-        except BaseException as exc:  # a forked copy must end here, whatever happens
+            os.execve(self.bash, ["bash", f"{home}/bootstrap"], env)  # noqa: S606 - becoming it is the point
+        except BaseException as exc:  # noqa: BLE001 - a forked copy must end here, whatever happens
             say(f"the node could not be started: {exc}")
         os._exit(125)
 
     def _wait(self, child: int) -> str:
-        """Wait for the node's first process, at most for its lifetime; return why it ended without a report."""
+        """Wait for the node's end, at most for its lifetime; return why it ended without a report."""
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -154,7 +160,7 @@ def end_children() -> None:
 
 def say(text: str) -> None:
     """Write a line to the node's console."""
-    print(f"rankvol: {text}", flush=True)
+    print(f"rankvol: {text}", flush=True)  # noqa: T201 - stdout is the console
 
 
 def probe(folder: str) -> None:
@@ -167,9 +173,11 @@ def probe(folder: str) -> None:
         f"mkfs.ext4 -q -m 0 {device} && [ $(blkid -p -s TYPE -o value {device}) = ext4 ] && "
         f"mount -t ext4 {device} /rankvol-probe && umount /rankvol-probe"
     )
-    reason = linux.rehearse(
-        folder, ["/rankvol-probe"], lambda: os.execvp("bash", ["bash", "-euo", "pipefail", "-c", script])
-    )
+
+    def become_trial() -> None:
+        os.execvp("bash", ["bash", "-euo", "pipefail", "-c", script])  # noqa: S606 - becoming it is the point
+
+    reason = linux.rehearse(folder, ["/rankvol-probe"], become_trial)
     os.close(loop)
     sys.exit(reason or 0)
 

@@ -1,6 +1,7 @@
 """A small cloud on this machine: volumes are ext4 images or directories, nodes are processes.
 
-Everything lies below one state directory, outlives the process that made it, and can be used by several at once.
+Everything lies below one state directory, outlives the process that made it, and can be used by several at
+once.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class LocalBackend:
 
     Args:
         state_dir: where everything lies.
-        mode: what new volumes are: ``image`` (a size that holds; needs root and loop devices), ``directory``, or
-            ``auto``, which tries. A volume keeps the mode that it was made in.
+        mode: what new volumes are: ``image`` (a size that holds; needs root and loop devices), ``directory``,
+            or ``auto``, which tries. A volume keeps the mode that it was made in.
         isolation: whether a node has mounts and pids of its own: ``namespace``, ``process`` (it has not), or
             ``auto``, which tries.
     """
@@ -116,8 +117,8 @@ class LocalBackend:
                     self._add(found)
                 elif not _same_owner(Tags.from_dict(found.tags), request.tags):
                     raise VolumeConflict(
-                        f"the name is taken by {found.id} with the tags {dict(found.tags)}; expected none, or one of "
-                        f"key {request.tags.key!r}. Choose another name, or scope='global' to adopt it",
+                        f"the name is taken by {found.id} with the tags {dict(found.tags)}; expected "
+                        f"none, or key {request.tags.key!r}. Choose another name, or scope='global' to adopt it",
                         backend=self.name,
                         verb="create_volume",
                         resource=request.name,
@@ -202,7 +203,7 @@ class LocalBackend:
         self.holding.attach(volume_id, node_id)
 
     def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Succeed when the volume is not attached there; a running node keeps its volumes until it is deleted."""
+        """Succeed when the volume is not attached there; a running node keeps its volumes to its end."""
         self.holding.detach(volume_id, node_id, guard)
 
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
@@ -233,7 +234,7 @@ class LocalBackend:
     def _observation(
         self, volumes: Sequence[VolumeFile], nodes: Sequence[NodeFile], everyone: Sequence[NodeFile]
     ) -> Observation:
-        """Show volumes and nodes as they are at one moment: one look at each node tells its state and what it holds."""
+        """Show volumes and nodes at one moment: one look at each node tells its state and what it holds."""
         wanted = {item.id for item in nodes}
         names = {item.id for item in volumes}
         relevant = [item for item in everyone if item.id in wanted or names & set(item.volumes)]

@@ -1,6 +1,7 @@
 """The script that a node runs: what to do as shell variables, the platform's functions, and the common body.
 
-Pure: the same wish always gives the same text. The text is kept short because EC2 takes at most 16 KiB of user data.
+Pure: the same wish always gives the same text. The text is kept short because EC2 takes at most 16 KiB of
+user data.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def render(spec: BootSpec, platform: str) -> str:
     """Return the bash script for one node.
 
     Args:
+        spec: what the node has to do.
         platform: names the functions to use, those of ``platform_<platform>.sh``.
     """
     lines = [

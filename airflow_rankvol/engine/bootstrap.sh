@@ -3,7 +3,7 @@
 # rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX.
 # Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
-RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES=''
+RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
 : "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
 RV_WORK=$RV_HOME/work RV_RESULT=$RV_HOME/result.json
@@ -65,6 +65,7 @@ $RV_DEVICE_WAIT s; expected it by its stable id. Look at the attachment of this 
 }
 
 # What is on block device $1? 0: a filesystem, its type in RV_FS. 2: nothing at all. 1: neither, RV_WHY says what.
+# A format of ours that was cut off (rv_format) counts as nothing, too.
 # Only a direct probe (-p: not blkid's cache) that says "nothing found" (2) several times in a row, over
 # bytes that are all zero, counts as nothing: a stale answer here has cost others their data.
 rv_probe() {
@@ -85,11 +86,25 @@ rv_probe() {
     [ "$try" = 3 ] || sleep "$RV_PROBE_PAUSE"
   done
   code=$(head -c 1048576 "$1" | tr -d '\0' | head -c 1 | wc -c; exit "${PIPESTATUS[0]}") || code=1
-  if [ "$code" -ne 0 ]; then
+  if [ "$code" -ne 0 ] && ! rv_marked "$1" "$2"; then
     RV_WHY="$1 holds data that blkid does not know"
     return 1
   fi
   return 2
+}
+
+# A format that is cut off leaves bytes that look like somebody's data. So the disk's end, which the filesystem leaves
+# free, says that we are at it and on which volume, and is blank again before anything is mounted.
+rv_mark_at() { printf %d "$(($(blockdev --getsize64 "$1") / 4096 - 16))"; }
+rv_marked() {
+  [ "$(dd if="$1" bs=4096 skip="$(rv_mark_at "$1")" count=1 status=none | tr -d '\0')" = "$RV_FORMATTING$2" ]
+}
+rv_mark() {
+  { printf %s "$2" && head -c 4096 /dev/zero; } | head -c 4096 |
+    dd of="$1" bs=4096 iflag=fullblock seek="$(rv_mark_at "$1")" conv=notrunc,fsync status=none
+}
+rv_format() {
+  rv_mark "$1" "$RV_FORMATTING$2" && mkfs.ext4 -q -m 0 -E nodiscard "$1" "$(($(rv_mark_at "$1") * 4))k" && sync "$1"
 }
 
 # Mounts volume $1 at $2. 0: mounted. 2: it is blank and may not be formatted. 1: it cannot be used (RV_WHY).
@@ -102,18 +117,21 @@ rv_mount() {
     rv_mount_dir "$RV_DEV" "$2" "$mode" "$i"
     return
   fi
-  rv_probe "$RV_DEV"
+  rv_probe "$RV_DEV" "${RV_IDS[i]}"
   code=$?
   if [ "$code" = 2 ] && [ "${RV_MAY_FORMAT[i]}" = 1 ] && [ "$mode" = rw ]; then
     rv_say "formatting the new, blank volume ${RV_NAMES[i]} (${RV_IDS[i]}) on $RV_DEV"
     RV_FS=ext4
-    if ! RV_WHY=$(mkfs.ext4 -q -m 0 "$RV_DEV" 2>&1); then
-      RV_WHY="mkfs.ext4 failed on $RV_DEV: $RV_WHY"
+    if ! RV_WHY=$(rv_format "$RV_DEV" "${RV_IDS[i]}" 2>&1); then
+      RV_WHY="$RV_DEV could not be formatted: $RV_WHY"
       return 1
     fi
     code=0
   fi
   [ "$code" = 0 ] || return "$code"
+  if [ "${RV_MAY_FORMAT[i]}" = 1 ] && [ "$mode" = rw ] && rv_marked "$RV_DEV" "${RV_IDS[i]}"; then
+    rv_mark "$RV_DEV" ''
+  fi
   if ! RV_WHY=$(mkdir -p "$2" 2>&1 && mount -t "$RV_FS" -o "$mode" "$RV_DEV" "$2" 2>&1); then
     RV_WHY="$RV_FS on $RV_DEV could not be mounted at $2: $RV_WHY"
     return 1

@@ -20,7 +20,7 @@ def test_the_contract_holds_for_an_ordinary_user() -> None:
     folder = tempfile.mkdtemp(prefix="rankvol-nobody-")
     os.chown(folder, int(NOBODY), int(NOBODY))
     command = [
-        # An interpreter and a checkout below a private directory can still be read, and nothing else is allowed.
+        # An interpreter and a checkout below a private directory can be read, and nothing else is allowed.
         *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
         *("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"),
         *("--bounding-set=-all,+dac_read_search", "--no-new-privs"),
