@@ -38,7 +38,7 @@ class AirflowDatabase:
         from airflow import settings
 
         try:
-            engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow does not say
+            engine = settings.get_engine()
             path = engine.url.database
             # Connecting to a missing SQLite file would create it.
             if engine.url.get_backend_name() == "sqlite" and path and not Path(path).is_file():

@@ -37,6 +37,7 @@ MAKE_VOLUMES = """
 
 # Two runs and a connection, in a database that Airflow itself has made.
 MAKE_DATABASE = """
+    import sys
     from datetime import UTC, datetime
     from airflow.models import Connection, DagModel
     from airflow.models.dagbundle import DagBundleModel

@@ -51,7 +51,7 @@ class Cloud:
     def names(self) -> set[str]:
         """What is there now."""
         seen = self.backend.list_owned(Selector(owner=OWNER))
-        return {item.name for item in (*seen.volumes, *seen.nodes)}
+        return {volume.name for volume in seen.volumes} | {node.name for node in seen.nodes}
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Cloud:
