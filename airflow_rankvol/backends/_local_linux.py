@@ -113,21 +113,27 @@ def build_root(root: str, points: list[str]) -> None:
 def _fill(root: str, folder: str, missing: list[str]) -> None:
     """Show the entries of a directory below ``root``; those above a missing mount point are made anew."""
     for entry in os.scandir(folder):
-        path = entry.path
-        if path == "/proc":
+        if entry.path == "/proc":
             continue
-        inner = [point for point in missing if point.startswith(f"{path}/")]
-        if entry.is_symlink():
-            os.symlink(os.readlink(path), root + path)
-        elif not entry.is_dir():
-            os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY))
-            _mount(path, root + path, None, MS_BIND)
+        try:
+            _show(root, entry, [point for point in missing if point.startswith(f"{entry.path}/")])
+        except FileNotFoundError:  # gone meanwhile, as things in /tmp are
+            continue
+
+
+def _show(root: str, entry: os.DirEntry[str], missing: list[str]) -> None:
+    path = entry.path
+    if entry.is_symlink():
+        os.symlink(os.readlink(path), root + path)
+    elif not entry.is_dir():
+        os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY))
+        _mount(path, root + path, None, MS_BIND)
+    else:
+        os.mkdir(root + path)
+        if missing:
+            _fill(root, path, missing)
         else:
-            os.mkdir(root + path)
-            if inner:
-                _fill(root, path, inner)
-            else:
-                _mount(path, root + path, None, MS_BIND | MS_REC)
+            _mount(path, root + path, None, MS_BIND | MS_REC)
 
 
 def enter_namespace(node_dir: str, points: list[str]) -> None:

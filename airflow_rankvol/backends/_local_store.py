@@ -26,6 +26,7 @@ from airflow_rankvol.errors import AuthDenied, BackendError, QuotaExceeded
 from airflow_rankvol.records import Tags, Volume, VolumeState, from_iso, utc_now
 
 T = TypeVar("T")
+_REMEMBERED = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -90,6 +91,8 @@ class Files(Generic[T]):
         except (FileNotFoundError, NotADirectoryError):
             self._known.pop(path, None)
             return None
+        if len(self._known) >= _REMEMBERED:  # a triggerer lives for months, and sees many nodes
+            self._known.clear()
         self._known[path] = (signature, value)
         return value
 

@@ -118,7 +118,7 @@ class LocalBackend:
                 elif not _same_owner(Tags.from_dict(found.tags), request.tags):
                     raise VolumeConflict(
                         f"the name is taken by {found.id} with the tags {dict(found.tags)}; expected "
-                        f"none, or key {request.tags.key!r}. Choose another name, or scope='global' to adopt it",
+                        f"none, or key {request.tags.key!r}. Choose another name, or scope='global'",
                         backend=self.name,
                         verb="create_volume",
                         resource=request.name,

@@ -181,3 +181,11 @@ def test_a_mount_path_below_an_existing_directory_is_made_on_the_node_alone(imag
     assert int(report.text("log_tail").splitlines()[1]) > 3
     assert not Path("/usr/share/rankvol-test").exists()
     assert not Path(PATH).exists()
+
+
+def test_a_mount_path_below_a_busy_directory_works(image: Lab) -> None:
+    report = image.run_rank(
+        image.volume(), paths=["/tmp/rankvol-test/deep"], commands="mountpoint $VOLUME_PATH; ls $HOME/.."
+    )
+    assert report.exit_code == 0, report.text("log_tail")
+    assert not Path("/tmp/rankvol-test").exists()
