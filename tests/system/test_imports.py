@@ -30,7 +30,8 @@ def measure() -> dict[str, object]:
 def test_importing_the_package_adds_little_to_airflow_sdk() -> None:
     """The names of a DAG file cost under 0.15 s of processor time after `airflow.sdk`, at best of three.
 
-    The best, since other work on the machine can only add; processor time, since that is what the package takes.
+    The best, since other work on the machine can only add; processor time, since that is what the package
+    takes.
     """
     measure()  # leaves the bytecode behind
     assert min(float(str(measure()["seconds"])) for _ in range(3)) < 0.15

@@ -86,7 +86,9 @@ def test_no_cloud_sdk_comes_with_the_bare_package(installed: Installation) -> No
     code = "from importlib.metadata import distributions as d; print(*[x.name for x in d()], sep='\\n')"
     names = installed.run("python", "-c", code).lower().split()
     assert "airflow-rankvol" in names
-    assert not [name for name in names if name in ("boto3", "botocore", "pandas") or name.startswith("google-cloud")]
+    assert not [
+        name for name in names if name in ("boto3", "botocore", "pandas") or name.startswith("google-cloud")
+    ]
 
 
 def test_the_wheel_holds_the_scripts_and_types_and_nothing_of_the_repository(wheel: Path) -> None:
@@ -100,7 +102,7 @@ def test_the_wheel_holds_the_scripts_and_types_and_nothing_of_the_repository(whe
 
 
 def test_the_demo_and_the_development_use_the_same_versions() -> None:
-    """Every version of the demo's lock is the development lock's, so `make demo` and `make test` share .venv."""
+    """Every version of the demo's lock is the development lock's too, so that both can share .venv."""
     assert len(pins("requirements-demo.lock")) > 100
     assert pins("requirements-demo.lock") <= pins("requirements.lock")
 

@@ -28,7 +28,7 @@ def run(script: str, *args: str | Path, cwd: Path, **env: str) -> dict[str, obje
 
 def rows(file: Path) -> list[tuple[object, ...]]:
     """Read a Parquet file."""
-    return [tuple(row) for row in duckdb.sql(f"FROM '{file}'").fetchall()]
+    return [tuple(row) for row in duckdb.execute(f"FROM '{file}'").fetchall()]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def test_the_gathered_statistics_equal_those_of_one_process(nodes: int, direct: 
 
 def test_the_direct_aggregation_matches_figures_computed_with_pandas(direct: Path) -> None:
     """The SQL says what is meant: pandas, from the raw table, gives the same mean, percentile and counts."""
-    import pandas as pd  # noqa: PLC0415  # only this test needs it, and it takes a second
+    import pandas as pd  # only this test needs it, and it takes a second
 
     sys.path.insert(0, str(INCLUDE))
     try:
-        from flights_etl import data_file  # noqa: PLC0415  # a script beside the DAG, not a module of the package
+        from flights_etl import data_file  # a script beside the DAG, not a module of the package
     finally:
         sys.path.remove(str(INCLUDE))
     flights = pd.read_csv(data_file("flights.csv.zip"))
