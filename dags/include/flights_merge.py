@@ -90,7 +90,7 @@ def report(database: duckdb.DuckDBPyConnection, ranks: int) -> str:
                p95_arr_delay AS "95 % within [min]", cancelled FROM ({query}) ORDER BY month"""
     return f"""# Flights from New York City, 2013
 
-{rows:,} flights, read from the volumes of {ranks} ranks. Delays are those on arrival; a negative one is early.
+{rows:,} flights, read from the volumes of {ranks} ranks. Delays are on arrival; a negative one is early.
 All carriers by month are in `{PARQUET_FILE}`.
 
 ![Mean delay on arrival by carrier and month]({PLOT_FILE})
