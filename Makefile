@@ -91,13 +91,16 @@ venv-demo: .venv/demo.stamp
 	@$(BIN)/python -m pip install --quiet 'uv==$(UV_VERSION)' || echo 'uv cannot be installed here; pip takes its place'
 	@touch $@
 
-# $(1): the lock. The project itself is installed editable, without asking for its dependencies again.
+# $(1): the lock. The project itself is installed editable, without asking for its dependencies again. pip takes over
+# where uv is missing or fails: it knows mirrors and certificates from pip's own configuration.
 define install
 	@echo 'Installing $(1) …'
-	@if [ -x $(BIN)/uv ]; then pip='$(BIN)/uv pip'; target='--python $(BIN)/python'; \
-	else pip='$(BIN)/python -m pip'; target=''; fi; \
-	$$pip install --quiet $$target --require-hashes -r $(1) && \
-	$$pip install --quiet $$target --no-deps --editable .
+	@{ [ -x $(BIN)/uv ] && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .; } || { \
+		echo 'Without uv: pip installs the same, which takes a few minutes …'; \
+		$(BIN)/python -m pip install --quiet --require-hashes -r $(1) && \
+		$(BIN)/python -m pip install --quiet --no-deps --editable .; }
 	@touch $@
 endef
 
