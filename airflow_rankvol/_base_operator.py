@@ -239,6 +239,7 @@ class RankJobOperator(BaseOperator):
 
         fields = {name: getattr(self, name) for name in JOB_FIELDS}
         given = {name: value for name, value in fields.items() if value is not None}
+        given["conn_id"] = self.conn_id
         try:
             max_nodes = conf.getint("core", "max_map_length", fallback=1024)
             return RankJob.model_validate(given, context={"max_nodes": max_nodes}), ""

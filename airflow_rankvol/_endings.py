@@ -25,6 +25,7 @@ def ending_of(outcome: Outcome) -> dict[str, Any]:
         "output": outcome.result.output,
         "error": str(error) if error else "",
         "error_type": type(error).__name__ if error else "",
+        "collected": list(outcome.report.collected) if outcome.report else [],
         "missing": list(error.missing) if isinstance(error, GatherIncomplete) else [],
     }
 

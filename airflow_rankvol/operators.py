@@ -22,6 +22,7 @@ from airflow_rankvol.records import Role, Slot, ranks_text
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+COLLECTED_KEY = "collected"
 MAP_INDEX_TEMPLATE = "rank {{ task.slot['rank'] }} · {{ task.slot['volumes'][0]['name'] }}"
 
 
@@ -222,6 +223,7 @@ class GatherRankResults(RankJobOperator):
         )
         if not job.gather:
             mark_collected(volumes.backend, work, volumes.backend.observe(work.group), tuple(outputs))
+            context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
             return [outputs[slot.rank] for slot in slots if slot.rank in outputs]
         self._running = (volumes, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
@@ -246,7 +248,9 @@ class GatherRankResults(RankJobOperator):
                 "everything again",
                 missing=missing,
             )
-        return finish(self, context, ending)["output"]
+        result = finish(self, context, ending)["output"]
+        context["ti"].xcom_push(key=COLLECTED_KEY, value=ending["collected"])
+        return result
 
     def _slots(self, context: Context) -> tuple[Slot, ...]:
         raw = _resolved(self.slots, context)
@@ -263,12 +267,20 @@ class GatherRankResults(RankJobOperator):
 class DeleteRankVolumes(RankJobOperator):
     """End what still runs, and delete the volumes by their reclaim policy; use it as a teardown.
 
+    Args:
+        collected: ``gather.output["collected"]``: the ranks whose results gather has. Needed only for volumes with
+            ``delete_adopted=True``, which stay without it; the others carry the fact in their tags.
+
     Returns:
         ``{"deleted": [name], "kept": [{"name", "id", "rank", "reason", "expiry"}], "nodes": [label]}``.
 
     Raises:
         LeakError: naming what could not be removed.
     """
+
+    def __init__(self, *, collected: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.collected = collected  # not templated: a gather that failed has pushed nothing
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove nodes, then volumes, and verify that each is gone."""
@@ -279,7 +291,7 @@ class DeleteRankVolumes(RankJobOperator):
         except ConfigError as exc:
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
-        report = teardown(volumes.backend, group, plan)
+        report = teardown(volumes.backend, group, plan, collected=_resolved(self.collected, context) or ())
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
         for kept in report.kept:
             until = f" until {kept.expiry}" if kept.expiry else ""

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TaskGroup
+from airflow.sdk import TaskGroup, XComArg
 
 from airflow_rankvol._base_operator import plain
 from airflow_rankvol.hooks import DEFAULT_CONN_ID
 from airflow_rankvol.operators import (
+    COLLECTED_KEY,
     CreateRankVolumes,
     DeleteRankVolumes,
     GatherRankResults,
@@ -19,8 +20,6 @@ from airflow_rankvol.operators import (
 )
 
 if TYPE_CHECKING:
-    from airflow.sdk import XComArg
-
     from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 
 
@@ -106,7 +105,9 @@ def rank_job(
             trigger_rule="all_done",
             **job,
         )
-        delete = DeleteRankVolumes(task_id="delete_volumes", **job)
+        delete = DeleteRankVolumes(
+            task_id="delete_volumes", collected=XComArg(gathered, key=COLLECTED_KEY), **job
+        )
         plan.as_setup() >> create.as_setup() >> ranks >> gathered >> delete
         delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
         # A task whose only follower is such a teardown is no leaf, so its failure would not fail the DAG run

@@ -94,11 +94,11 @@ class RankTrigger(BaseTrigger):
         inline = self.trigger_id is None
         if inline or work.role is Role.GATHER:
             yield TriggerEvent(ending)
-        elif ending["error"]:
-            log_failure(self.log, ending)
-            yield TaskFailedEvent(xcoms={"return_value": ending["result"]})
         else:
-            yield TaskSuccessEvent(xcoms={"return_value": ending["result"]})
+            await self._push(ending["result"])
+            if ending["error"]:
+                log_failure(self.log, ending)
+            yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
 
     async def on_kill(self) -> None:
         """Stop the node when a user kills or clears the deferred task; its volumes stay."""
@@ -107,6 +107,25 @@ class RankTrigger(BaseTrigger):
         _stopping.add(task)
         task.add_done_callback(_stopping.discard)
         await asyncio.shield(task)
+
+    async def _push(self, result: dict[str, Any]) -> None:
+        """Push the result as a worker would.
+
+        An end event's own ``xcoms`` are stored encoded twice (``XComModel.set`` in Airflow 3.3.2), so that tasks
+        downstream would read a string instead of the dict.
+        """
+        from airflow.sdk.execution_time.xcom import XCom
+
+        ti = self.task_instance
+        assert ti is not None  # the triggerer sets it together with trigger_id
+        await XCom.aset(
+            key="return_value",
+            value=result,
+            dag_id=ti.dag_id,
+            task_id=ti.task_id,
+            run_id=ti.run_id,
+            map_index=ti.map_index,
+        )
 
     async def _wait(self, work: Work) -> Outcome:
         backend = await aget_backend(self.conn_id)

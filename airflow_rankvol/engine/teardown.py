@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -61,6 +61,7 @@ def teardown(
     group: Group,
     plan: Plan | None,
     *,
+    collected: Collection[int] = (),
     nodes_timeout_s: float = NODES_TIMEOUT_S,
     volumes_timeout_s: float = VOLUMES_TIMEOUT_S,
 ) -> TeardownReport:
@@ -68,6 +69,7 @@ def teardown(
 
     Args:
         plan: the job's plan, whose policies win over those written in the tags at creation; None when there is none.
+        collected: ranks whose results gather has; asked only for adopted volumes, which never carry tags of ours.
 
     Raises:
         LeakError: naming every node and volume that should have gone and is still there.
@@ -80,7 +82,7 @@ def teardown(
     doomed: list[tuple[Volume, Guard]] = []
     kept: list[Kept] = []
     for volume in observation.volumes:
-        verdict = _verdict(group, volume, wanted.get(volume.name))
+        verdict = _verdict(group, volume, wanted.get(volume.name), collected)
         if verdict is None:
             continue
         if isinstance(verdict, Guard):
@@ -179,12 +181,14 @@ def delete_volumes(
     return [volume.name for volume, _ in doomed if volume.label not in problems]
 
 
-def _verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guard | Kept | None:
+def _verdict(
+    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int]
+) -> Guard | Kept | None:
     """Say what becomes of one volume: a guard when it goes, a reason when it stays, None when it is not ours."""
     tags = volume.tags
     owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
     if tags is None or not owned or (tags.key == group.global_key and tags.run != group.run):
-        return _adopted_verdict(group, volume, wanted)
+        return _adopted_verdict(group, volume, wanted, collected)
     policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
     guard = Guard(owner=group.owner, key=tags.key)
 
@@ -207,13 +211,24 @@ def never_handed_out(tags: Tags) -> bool:
     return tags.attempt == 0
 
 
-def _adopted_verdict(group: Group, volume: Volume, wanted: PlannedVolume | None) -> Guard | Kept | None:
+def _adopted_verdict(
+    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int]
+) -> Guard | Kept | None:
+    """Adopted volumes go only when the DAG says so, by their exact name, and not before their results are safe."""
     if wanted is None or wanted.scope is not Scope.GLOBAL:
         return None
     template = wanted.template
-    if template.delete_adopted and template.effective_reclaim is not ReclaimPolicy.SNAPSHOT:
-        return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
-    return Kept(volume.name, volume.id, wanted.rank, "adopted, not made by this run")
+
+    def kept(reason: str) -> Kept:
+        return Kept(volume.name, volume.id, wanted.rank, reason)
+
+    if not template.delete_adopted:
+        return kept("adopted, not made by this run")
+    if template.effective_reclaim is ReclaimPolicy.SNAPSHOT:
+        return kept("adopted; reclaim policy snapshot, and this backend takes no snapshots")
+    if template.effective_reclaim is not ReclaimPolicy.DELETE_ALWAYS and wanted.rank not in collected:
+        return kept("adopted; its results were not collected")
+    return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
 
 
 def _extend_expiry(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from airflow_rankvol.backends.local import LocalBackend
 from tests.airflow.harness import DagBench, Run
 
 RESULT = "echo '{\"rank\": '$NODE_RANK', \"of\": '$NODES_NUM'}' > $RANKVOL_RESULT"
@@ -208,3 +209,28 @@ def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
     assert run.state == "success", run.log
     assert run.states()["rank[1]"] == "success"
     assert _nothing_left(bench, run)
+
+
+def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: DagBench) -> None:
+    """Global scope adopts what exists: never formatted, kept by default and after a failure, then deleted by name."""
+    backend = cast(LocalBackend, bench.backend())
+    for rank in (0, 1):
+        made = backend.add_untagged_volume(f"lake-{rank}", 0.03125)
+        (backend.state_dir / "volumes" / made.id / "data" / "seen").write_text(f"from {rank}")
+    volumes = ["lake-${NODE_RANK}:/lake"]
+    commands = ["cat $VOLUME_PATH/seen"]
+    template = {"size": "32MB", "scope": "global"}
+
+    kept = bench.run(bench.job(volumes=volumes, volume_template=template, commands=commands))
+    assert kept.state == "success"
+    assert "from 1" in kept.xcom("run_rank[1]")["log_tail"]
+    assert [volume["adopted"] for slot in kept.xcom("create_volumes") for volume in slot["volumes"]] == [True, True]
+    assert {item["name"] for item in kept.xcom("delete_volumes")["kept"]} == {"lake-0", "lake-1"}
+
+    template["delete_adopted"] = True
+    failed = bench.run(bench.job(volumes=volumes, volume_template=template, gather=["exit 3"]))
+    assert {item["name"] for item in failed.xcom("delete_volumes")["kept"]} == {"lake-0", "lake-1"}
+
+    gone = bench.run(bench.job(volumes=volumes, volume_template=template, gather=["true"]))
+    assert gone.state == "success"
+    assert gone.xcom("delete_volumes")["deleted"] == ["lake-0", "lake-1"]

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ class Stack:
         self.home = home
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.runs: dict[str, str] = {}
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
             "AIRFLOW_HOME": str(home),
@@ -48,10 +48,9 @@ class Stack:
         self.airflow("db", "migrate")
         self.airflow("dags", "reserialize")
         self._spawn("api-server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
-        self._wait(lambda: self.get("/api/v2/monitor/health") is not None, "the API server")
         self._spawn("scheduler", "--skip-serve-logs")
         self._spawn("triggerer", "--skip-serve-logs")
-        self._wait(self._healthy, "scheduler and triggerer")
+        self._wait(self._healthy, "API server, scheduler and triggerer")
 
     def stop(self) -> None:
         """End every component."""
@@ -81,7 +80,7 @@ class Stack:
         """GET from the REST API; None while it does not answer."""
         try:
             return self._call("GET", path)
-        except (OSError, urllib.error.URLError):
+        except OSError:  # URLError included
             return None
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:

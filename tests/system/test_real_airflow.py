@@ -40,10 +40,10 @@ DAGS = {
                 commands=['[ "$(echo "$NODES_IPS" | sort -u | wc -l)" = 20 ]', "echo $NODE_RANK > $RANKVOL_RESULT"])
     """,
     "timed_out": """
-        with DAG("timed_out", schedule=None, dagrun_timeout=timedelta(seconds=12)) as dag:
+        with DAG("timed_out", schedule=None, dagrun_timeout=timedelta(seconds=30)) as dag:
             for name, template in {
                 "always": {"size": "32MB", "reclaim": "delete_always"},
-                "kept": {"size": "32MB", "expiry": "20s"},
+                "kept": {"size": "32MB", "expiry": "45s"},
             }.items():
                 rank_job(name, nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template=template,
                     commands=["sleep 600"])
@@ -64,9 +64,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     extra = {"state_dir": str(home / "state"), "mode": "directory"}
     stack.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps({"conn_type": "rankvol_local", "extra": extra})
     stack.start()
-    stack.airflow("pools", "set", "two_slots", "2", "for the gang")
-    yield stack
-    stack.stop()
+    try:
+        stack.airflow("pools", "set", "two_slots", "2", "for the gang")
+        stack.runs = {dag_id: stack.trigger(dag_id) for dag_id in ("deferred", "failing", "retried", "gang")}
+        yield stack
+    finally:
+        stack.stop()
 
 
 def leftovers(stack: Stack, *args: str) -> list[dict[str, Any]]:
@@ -76,7 +79,7 @@ def leftovers(stack: Stack, *args: str) -> list[dict[str, Any]]:
 
 def test_a_deferred_job_runs_to_its_end_and_leaves_nothing(stack: Stack) -> None:
     """Ranks end in the triggerer, gather resumes in a worker, the teardown deletes everything."""
-    run_id = stack.trigger("deferred")
+    run_id = stack.runs["deferred"]
     assert stack.wait("deferred", run_id) == "success", stack.states("deferred", run_id)
     assert stack.xcom("deferred", run_id, "job.gather") == 15
     result = stack.xcom("deferred", run_id, "job.run_rank", 5)
@@ -86,7 +89,7 @@ def test_a_deferred_job_runs_to_its_end_and_leaves_nothing(stack: Stack) -> None
 
 def test_a_rank_that_fails_in_the_triggerer_logs_why_and_has_a_result(stack: Stack) -> None:
     """The exit code and the log's tail stand in the task's log, and the result is its XCom."""
-    run_id = stack.trigger("failing")
+    run_id = stack.runs["failing"]
     assert stack.wait("failing", run_id) == "failed"
     states = stack.states("failing", run_id)
     assert states["job.run_rank[0]"] == "success"
@@ -101,7 +104,7 @@ def test_a_rank_that_fails_in_the_triggerer_logs_why_and_has_a_result(stack: Sta
 
 def test_a_rank_that_fails_in_the_triggerer_is_retried_with_its_files(stack: Stack) -> None:
     """A failure that ends in the trigger honours retries, on the same volume."""
-    run_id = stack.trigger("retried")
+    run_id = stack.runs["retried"]
     assert stack.wait("retried", run_id) == "success", stack.states("retried", run_id)
     assert [stack.xcom("retried", run_id, "job.run_rank", rank)["attempt"] for rank in (0, 1)] == [2, 2]
     assert leftovers(stack, "--dag", "retried") == []
@@ -109,7 +112,7 @@ def test_a_rank_that_fails_in_the_triggerer_is_retried_with_its_files(stack: Sta
 
 def test_twenty_nodes_meet_through_two_worker_slots(stack: Stack) -> None:
     """A rendezvous of 20 that holds worker slots cannot deadlock on a pool of two."""
-    run_id = stack.trigger("gang")
+    run_id = stack.runs["gang"]
     assert stack.wait("gang", run_id, timeout_s=240) == "success", stack.states("gang", run_id)
     assert stack.xcom("gang", run_id, "job.gather") == list(range(20))
     assert leftovers(stack, "--dag", "gang") == []
@@ -130,7 +133,7 @@ def test_after_a_dagrun_timeout_reap_removes_everything(stack: Stack) -> None:
     assert stack.command("rankvol", "reap", "--yes").returncode == 0
     rows = leftovers(stack, "--dag", "timed_out")
     assert {row["group"] for row in rows} <= {"kept"}
-    while rows:  # results that were not collected stay until their expiry, 20 s after their creation
+    while rows:  # results that were not collected stay until their expiry, 45 s after their creation
         assert time.monotonic() < deadline + 60
         stack.command("rankvol", "reap", "--yes")
         rows = leftovers(stack, "--dag", "timed_out")
