@@ -9,6 +9,7 @@ from airflow.sdk import XComArg
 
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
 from airflow_rankvol._endings import ending_of, finish, log_failure
+from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, reap, survey
@@ -155,8 +156,10 @@ class RunRank(RankJobOperator):
             template=job.node,
             now=volumes.backend.clock.now(),
             rendezvous=job.rendezvous,
+            everyone=everyone,
         )
-        work = choose_attempt(work, volumes.backend.observe(work.group), context["ti"].try_number)
+        observation = patiently(volumes.backend, volumes.backend.observe, work.group)
+        work = choose_attempt(work, observation, context["ti"].try_number)
         self._running = (volumes, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
         return finish(self, context, ending_of(outcome))
@@ -222,7 +225,8 @@ class GatherRankResults(RankJobOperator):
             rendezvous=job.rendezvous,
         )
         if not job.gather:
-            mark_collected(volumes.backend, work, volumes.backend.observe(work.group), tuple(outputs))
+            observation = patiently(volumes.backend, volumes.backend.observe, work.group)
+            patiently(volumes.backend, mark_collected, volumes.backend, work, observation, tuple(outputs))
             context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
             return [outputs[slot.rank] for slot in slots if slot.rank in outputs]
         self._running = (volumes, work)

@@ -85,6 +85,13 @@ def _check(
             verb="create_volume",
             resource=found.label,
         )
+    if found.state is VolumeState.DETACHING:
+        raise NotReady(
+            f"it is still being detached from {found.attached_to}",
+            backend=backend.name,
+            verb="create_volume",
+            resource=found.label,
+        )
     if found.size_gib < wanted.size_gib:
         raise conflict(
             f"found {found.size_gib:g} GiB, expected at least {wanted.size_gib:g} GiB for rank {wanted.rank}. "

@@ -42,7 +42,7 @@ class ResultNotJson(RankVolError):
 
 
 def _text(raw: dict[str, Any], field: str) -> str:
-    return base64.b64decode(raw.get(field) or "").decode("utf-8", errors="replace")
+    return base64.b64decode(raw.get(field) or "", validate=True).decode("utf-8", errors="replace")
 
 
 def parse_report(raw: str) -> Report:

@@ -20,6 +20,7 @@ from airflow_rankvol.engine.views import (
     attempt_of,
     culprit,
     failed_peer,
+    free_mounts,
     gang_nodes,
     older_nodes,
     own_node,
@@ -27,7 +28,7 @@ from airflow_rankvol.engine.views import (
 )
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
-from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, VolumeState
+from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,17 @@ def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
 def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
     """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
     before = Action.WAIT
+    launched = False
     while True:
         observation = patiently(backend, backend.observe, work.group)
         if own_node(work, observation) and _gang_launched(work, observation):
             return None
         action, outcome = _advance(backend, work, observation, launcher)
-        if outcome:
+        # A volume may show its new node before the node itself is listed.
+        unseen = launched and action is Action.FAIL_CONFLICT and backend.clock.now() <= work.deadline
+        if outcome and not unseen:
             return outcome
+        launched = launched or action is Action.LAUNCH
         # What was just done is looked at without delay, but not asked for again and again.
         if action is Action.WAIT or action is before:
             backend.clock.sleep(backend.poll_interval_s)
@@ -126,8 +131,9 @@ def _act(
         for old in older_nodes(work, observation):
             backend.delete_node(old.id, _guard(work))
         return None
-    if action is Action.ATTACH and node is not None:
-        _attach_free(backend, work, observation, node)
+    if action is Action.ATTACH:
+        for volume_id, target in free_mounts(work, observation):
+            backend.attach(volume_id, target.id)
         return None
     if action is Action.RELEASE:
         _release(backend, work, observation)
@@ -139,13 +145,6 @@ def _act(
 
 def _guard(work: Work) -> Guard:
     return Guard(owner=work.group.owner, key=work.group.key)
-
-
-def _attach_free(backend: Backend, work: Work, observation: Observation, node: Node) -> None:
-    for volume_id in work.volume_ids:
-        volume = observation.volume(volume_id)
-        if volume and volume.state is VolumeState.AVAILABLE:
-            backend.attach(volume_id, node.id)
 
 
 def _release(backend: Backend, work: Work, observation: Observation) -> None:

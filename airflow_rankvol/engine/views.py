@@ -121,8 +121,29 @@ def _volume_view(work: Work, observation: Observation, volume: Volume | None, no
     if node is not None and volume.attached_to == node.id:
         return VolumeView.HERE
     holder = observation.node(volume.attached_to)
+    if holder is None and volume.tags is not None and volume.tags.key == work.group.key:
+        return VolumeView.PENDING  # no other run can have it: its node was launched, but is not listed yet
     ours = holder is not None and holder.tags is not None and holder.tags.key == work.group.key
     return VolumeView.STALE if ours else VolumeView.FOREIGN
+
+
+def free_mounts(work: Work, observation: Observation) -> list[tuple[str, Node]]:
+    """Return each volume that waits to be attached, with its running node; in a gang, those of all ranks.
+
+    The tasks of the other ranks may not have started, and nothing starts before every node has its volumes.
+    """
+    own = own_node(work, observation)
+    wanted = [(own, work.volume_ids)] if own else []
+    if work.rendezvous:
+        peers = {rank_of(node): node for node in gang_nodes(work, observation)}
+        wanted += [(peers[rank], ids) for rank, ids in enumerate(work.gang) if rank in peers and rank != work.rank]
+    return [
+        (volume_id, node)
+        for node, ids in wanted
+        if node.state is NodeState.RUNNING
+        for volume_id in ids
+        if (volume := observation.volume(volume_id)) and volume.state is VolumeState.AVAILABLE
+    ]
 
 
 def _volumes_view(work: Work, observation: Observation, node: Node | None) -> VolumeView:
@@ -133,7 +154,8 @@ def _volumes_view(work: Work, observation: Observation, node: Node | None) -> Vo
         views.discard(VolumeView.ABSENT)  # a rank without a volume is missing, not fatal by itself
     if not views:
         return VolumeView.HERE if node is not None else VolumeView.FREE
-    return next(view for view in _WORST_FIRST if view in views)
+    worst = next(view for view in _WORST_FIRST if view in views)
+    return VolumeView.FREE if worst is VolumeView.HERE and free_mounts(work, observation) else worst
 
 
 def _others(work: Work, observation: Observation) -> Others:

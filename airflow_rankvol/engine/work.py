@@ -48,6 +48,7 @@ class Work:
         slots: the rank's own slot; for gather, all of them.
         begun: when the task began, ISO 8601.
         rendezvous: whether the nodes start together.
+        gang: where they do, the volume ids of every rank: whoever steps attaches them for all.
     """
 
     role: Role
@@ -59,6 +60,7 @@ class Work:
     lifetime_s: float
     boot_timeout_s: float
     rendezvous: bool = False
+    gang: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def begin(
@@ -71,8 +73,14 @@ class Work:
         template: NodeTemplate,
         now: datetime,
         rendezvous: bool = False,
+        everyone: tuple[Slot, ...] = (),
     ) -> Work:
-        """Return the work of a task that begins now."""
+        """Return the work of a task that begins now.
+
+        Args:
+            everyone: the slots of all ranks, needed with ``rendezvous``.
+        """
+        together = rendezvous and role is Role.RANK
         return cls(
             role=role,
             rank=slots[0].rank if role is Role.RANK else -1,
@@ -82,7 +90,8 @@ class Work:
             begun=to_iso(now),
             lifetime_s=template.lifetime.total_seconds(),
             boot_timeout_s=template.boot_timeout.total_seconds(),
-            rendezvous=rendezvous and role is Role.RANK,
+            rendezvous=together,
+            gang=tuple(tuple(volume.id for volume in slot.volumes) for slot in everyone) if together else (),
         )
 
     @property
@@ -122,6 +131,7 @@ class Work:
         raw["role"] = str(self.role)
         raw["group"] = self.group.to_dict()
         raw["slots"] = [slot.to_dict() for slot in self.slots]
+        raw["gang"] = [list(ids) for ids in self.gang]
         return raw
 
     @classmethod
@@ -131,6 +141,7 @@ class Work:
             "role": Role(raw["role"]),
             "group": Group.from_dict(raw["group"]),
             "slots": tuple(Slot.from_dict(slot) for slot in raw["slots"]),
+            "gang": tuple(tuple(ids) for ids in raw["gang"]),
         }
         return cls(**{**raw, **changes})
 

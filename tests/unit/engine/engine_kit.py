@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
@@ -13,7 +14,7 @@ from airflow_rankvol.engine.step import Outcome, choose_attempt, launch, run, st
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
-from airflow_rankvol.records import Group, Observation, Role, Slot
+from airflow_rankvol.records import Group, Observation, Role, Slot, VolumeState
 from airflow_rankvol.spec.job import RankJob
 from airflow_rankvol.testing import FakeBackend
 
@@ -63,6 +64,7 @@ class Rig:
             template=job.node,
             now=self.backend.clock.now(),
             rendezvous=job.rendezvous,
+            everyone=tuple(self.slots),
         )
 
     def gather_work(self, attempt: int = 1) -> Work:
@@ -79,7 +81,8 @@ class Rig:
 
     def begin(self, rank: int, try_number: int = 1) -> Work:
         """Return the work that a rank's task begins with, as its operator chooses it."""
-        return choose_attempt(self.work(rank, try_number), self.observe(), try_number)
+        observation = patiently(self.backend, self.backend.observe, self.group)
+        return choose_attempt(self.work(rank, try_number), observation, try_number)
 
     def launch(self, work: Work) -> Outcome | None:
         return launch(self.backend, work, self._launcher(work))
@@ -96,7 +99,7 @@ class Rig:
     def step(self, work: Work) -> Outcome | None:
         return step(self.backend, work, self.observe())
 
-    def until_end(self, *works: Work, limit: int = 100_000) -> list[Outcome]:
+    def until_end(self, *works: Work, limit: int = 3_000) -> list[Outcome]:
         """Step several works in turn, as one triggerer does, until each has ended."""
         ended: dict[int, Outcome] = {}
         for _ in range(limit):
@@ -108,6 +111,18 @@ class Rig:
                 return [ended[index] for index in range(len(works))]
             self.backend.clock.sleep(self.backend.poll_interval_s)
         raise AssertionError("the works did not end")
+
+    def until_attached(self, *works: Work) -> None:
+        """Step until the nodes have their volumes."""
+        ids = {volume_id for work in works for volume_id in work.volume_ids}
+        for _ in range(1000):
+            for work in works:
+                assert self.step(work) is None
+            volumes = self.observe().volumes
+            if all(volume.state is VolumeState.ATTACHED for volume in volumes if volume.id in ids):
+                return
+            self.backend.clock.sleep(1)
+        raise AssertionError("the volumes were not attached")
 
     def teardown(self) -> TeardownReport:
         return teardown(self.backend, self.group, self.plan)

@@ -1,0 +1,490 @@
+"""One rank's node from launch to result, through everything that can happen to it."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import pytest
+
+from airflow_rankvol.engine.results import ResultNotJson
+from airflow_rankvol.errors import (
+    AuthDenied,
+    DeadlineExceeded,
+    GatherFailed,
+    GatherIncomplete,
+    NoCapacity,
+    QuotaExceeded,
+    RankFailed,
+    Throttled,
+    VolumeConflict,
+)
+from airflow_rankvol.records import RankResult, Role, VolumeState
+from airflow_rankvol.spec.templates import NodeTemplate
+from airflow_rankvol.testing import (
+    Ending,
+    FakeBackend,
+    FakeClock,
+    Timings,
+    fails,
+    hangs,
+    is_lost,
+    never_boots,
+    succeeds,
+)
+
+from .engine_kit import a_rig
+
+BACKENDS = {
+    "attach by call": {},
+    "attach at launch": {"attach_at_launch": True},
+    "ended nodes hold volumes": {"attach_at_launch": True, "ended_nodes_hold_volumes": True},
+    "seen late, listed long": {"timings": Timings(lag_s=7, linger_s=3600)},
+    "seen late with its volume": {"attach_at_launch": True, "timings": Timings(lag_s=7)},
+}
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+def backend(request: pytest.FixtureRequest) -> FakeBackend:
+    return FakeBackend(**request.param)
+
+
+def test_a_rank_that_succeeds_gives_its_output_and_its_times(backend: FakeBackend) -> None:
+    backend.endings[("rank", 1)] = succeeds({"rows": 7}, log_tail="done")
+    outcome = a_rig(backend=backend).run_rank(1)
+    assert outcome.error is None
+    result = outcome.result
+    assert (result.rank, result.exit_code, result.output, result.log_tail) == (1, 0, {"rows": 7}, "done")
+    assert (result.attempt, result.reused) == (1, False)
+    assert list(result.events) == ["create", "launch", "attach", "run", "finish"]
+    assert list(result.events.values()) == sorted(result.events.values())
+    assert all(result.events.values())
+    assert backend.volumes[result.volumes[0].name].files == {"attempt-1"}
+
+
+def test_a_failing_command_gives_its_exit_code_and_the_end_of_its_log(backend: FakeBackend) -> None:
+    backend.endings[("rank", 2)] = fails(3, log_tail="no such file")
+    outcome = a_rig(backend=backend).run_rank(2)
+    assert isinstance(outcome.error, RankFailed)
+    assert (outcome.error.rank, outcome.error.exit_code, outcome.error.log_tail) == (2, 3, "no such file")
+    assert "rank 2 of 3 ended with exit code 3" in str(outcome.error)
+    assert (outcome.result.exit_code, outcome.result.log_tail) == (3, "no such file")
+
+
+def test_the_other_ranks_do_not_notice_a_failed_one(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0)] = fails()
+    rig = a_rig(backend=backend)
+    outcomes = [rig.run_rank(rank) for rank in range(3)]
+    assert [outcome.error is None for outcome in outcomes] == [False, True, True]
+
+
+def test_a_lost_node_is_named_with_its_reason_and_keeps_its_volume(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0)] = is_lost(reason="reclaimed")
+    outcome = a_rig(backend=backend).run_rank(0)
+    assert isinstance(outcome.error, RankFailed)
+    assert "ended without a report (reclaimed); its volume is kept" in str(outcome.error)
+    assert outcome.result.exit_code is None
+    assert len(backend.volumes) == 3
+
+
+def test_a_node_that_never_boots_is_removed_after_the_boot_limit_with_its_volume_kept(
+    backend: FakeBackend,
+) -> None:
+    backend.endings[("rank", 0)] = never_boots()
+    rig = a_rig(backend=backend, node=NodeTemplate(boot_timeout=timedelta(minutes=3)))
+    begin = backend.clock.now()
+    outcome = rig.run_rank(0)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert "within 180 s" in str(outcome.error)
+    assert timedelta(minutes=3) < backend.clock.now() - begin < timedelta(minutes=4)
+    backend.clock.sleep(60)
+    assert not backend.nodes
+    assert len(backend.volumes) == 3
+
+
+@pytest.mark.parametrize("capped_by", ["the backend", "the engine"])
+def test_a_node_past_its_lifetime_is_ended_and_its_volume_kept(backend: FakeBackend, capped_by: str) -> None:
+    backend.endings[("rank", 0)] = hangs()
+    rig = a_rig(backend=backend, node=NodeTemplate(lifetime=timedelta(minutes=10)))
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    if capped_by == "the engine":
+        object.__setattr__(backend.nodes[work.node_name].request, "lifetime_s", 1e9)
+    (outcome,) = rig.until_end(work)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert "lifetime of 600 s" in str(outcome.error)
+    backend.clock.sleep(60)
+    assert all(node.phase == "ended" for node in backend.nodes.values())
+    assert len(backend.volumes) == 3
+
+
+def test_a_result_is_taken_even_when_it_is_looked_at_long_after_every_deadline(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    rig.launch(work)
+    rig.until_attached(work)
+    backend.clock.sleep(timedelta(days=30).total_seconds())
+    outcome = rig.step(work)
+    assert outcome is not None
+    assert outcome.error is None
+
+
+def test_collecting_can_be_repeated_by_the_process_that_follows_a_dead_one(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    first = rig.run(work)
+    backend.clock.sleep(600)
+    again = rig.step(work)
+    assert again is not None
+    assert again.error is None
+    assert _timeless(again.result) == _timeless(first.result)
+
+
+def _timeless(result: RankResult) -> dict[str, object]:
+    return {name: value for name, value in result.to_dict().items() if name != "events"}
+
+
+def test_a_rank_waits_for_its_node_to_run_before_it_attaches() -> None:
+    backend = FakeBackend()
+    a_rig(backend=backend).run_rank(0)
+    assert backend.count("attach") == 1
+
+
+def test_a_retry_removes_the_older_attempt_first_and_finds_its_files(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0, 1)] = hangs()
+    rig = a_rig(backend=backend)
+    old = rig.begin(0)
+    rig.launch(old)
+    rig.until_attached(old)
+    backend.clock.sleep(30)
+    outcome = rig.run_rank(0, try_number=2)
+    assert outcome.error is None
+    assert outcome.result.attempt == 2
+    assert old.node_name not in backend.nodes or backend.nodes[old.node_name].stop_at
+    assert backend.volumes[rig.slots[0].volumes[0].name].files == {"attempt-1", "attempt-2"}
+
+
+def test_removing_an_older_attempt_asks_once_a_poll_and_not_more(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0, 1)] = hangs()
+    rig = a_rig(backend=backend)
+    rig.launch(rig.begin(0))
+    rig.run_rank(0, try_number=2)
+    assert backend.count("delete_node") < 15
+
+
+def test_an_older_attempt_gives_way_to_a_newer_one_and_touches_nothing(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    old, new = rig.work(0, attempt=1), rig.work(0, attempt=2)
+    rig.launch(new)
+    backend.clock.sleep(10)
+    calls = len(backend.calls)
+    outcome = rig.run(old)
+    assert isinstance(outcome.error, RankFailed)
+    assert "gave way to a newer attempt" in str(outcome.error)
+    assert {call.verb for call in backend.calls[calls:]} == {"observe"}
+    (later,) = rig.until_end(new)
+    assert later.error is None
+
+
+def test_a_retry_after_success_returns_the_record_without_computing_again(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0, 1)] = succeeds({"rows": 1})
+    backend.endings[("rank", 0, 2)] = fails()
+    rig = a_rig(backend=backend)
+    rig.run_rank(0)
+    again = rig.run_rank(0, try_number=2)
+    assert again.error is None
+    assert (again.result.output, again.result.reused, again.result.attempt) == ({"rows": 1}, True, 2)
+    assert backend.volumes[rig.slots[0].volumes[0].name].files == {"attempt-1"}
+
+
+def test_a_retry_with_other_commands_computes_again(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    rig.run_rank(0)
+    rig.plan = type(rig.plan)(
+        rig.plan.identity, rig.plan.job.model_copy(update={"commands": ("other",)}), rig.plan.slots
+    )
+    assert not rig.run_rank(0, try_number=2).result.reused
+
+
+def test_a_node_that_exists_already_is_adopted_and_not_launched_again(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    rig.launch(work)
+    rig.launch(work)
+    assert rig.run(work).error is None
+    assert len([name for name in backend.nodes if "-r0-" in name]) == 1
+
+
+def test_the_trigger_calls_a_node_that_is_gone_lost(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    outcome = rig.step(rig.begin(0))
+    assert outcome is not None
+    assert isinstance(outcome.error, RankFailed)
+    assert "is gone before it reported" in str(outcome.error)
+
+
+def test_a_missing_volume_is_named_with_the_next_step(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    gone = rig.slots[1].volumes[0]
+    del backend._world.disks[gone.id]
+    outcome = rig.run_rank(1)
+    assert isinstance(outcome.error, RankFailed)
+    assert gone.name in str(outcome.error)
+    assert "Clear create_volumes" in str(outcome.error)
+    assert not backend.nodes
+
+
+def test_a_broken_volume_is_named() -> None:
+    backend = FakeBackend()
+    rig = a_rig(backend=backend)
+    broken = rig.slots[1].volumes[0].name
+    backend.volumes[broken].broken = True
+    outcome = rig.run_rank(1)
+    assert broken in str(outcome.error)
+    assert "error state" in str(outcome.error)
+
+
+def test_a_volume_that_a_live_node_of_another_run_holds_is_a_conflict_and_stays_there() -> None:
+    backend = FakeBackend()
+    scoped = {"volume_template": {"scope": "dag"}}
+    one, other = a_rig(backend=backend, **scoped), a_rig(backend=backend, run="run-2", **scoped)
+    backend.endings[("rank", 0)] = hangs()
+    work = one.begin(0)
+    one.launch(work)
+    one.until_attached(work)
+    outcome = other.run_rank(0)
+    assert isinstance(outcome.error, VolumeConflict)
+    assert "a node of another run; it was not touched" in str(outcome.error)
+    assert one.observe().volume(one.slots[0].volumes[0].id).state is VolumeState.ATTACHED  # type: ignore[union-attr]
+
+
+def test_a_result_that_is_not_json_fails_the_rank_and_shows_what_was_written(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0)] = Ending(0, output="rows: 7", log_tail="wrote it")
+    outcome = a_rig(backend=backend).run_rank(0)
+    assert isinstance(outcome.error, RankFailed)
+    assert "$RANKVOL_RESULT is not JSON" in str(outcome.error)
+    assert "'rows: 7'" in str(outcome.error)
+    assert (outcome.result.exit_code, outcome.result.log_tail) == (0, "wrote it")
+
+
+@pytest.mark.parametrize("raw", ['{"exit_co', "null", "[]", "{}", '{"exit_code": 0, "output_b64": "&"}'])
+def test_a_report_that_is_cut_off_fails_the_rank_by_name(raw: str) -> None:
+    backend = FakeBackend(endings={("rank", 0): Ending(raw_report=raw)})
+    outcome = a_rig(backend=backend).run_rank(0)
+    assert isinstance(outcome.error, RankFailed)
+    assert "rank 0" in str(outcome.error)
+    assert "cannot be read" in str(outcome.error)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("verb", "error"),
+    [
+        ("observe", Throttled),
+        ("create_node", Throttled),
+        ("create_node", NoCapacity),
+        ("attach", Throttled),
+        ("read_report", Throttled),
+    ],
+)
+def test_errors_that_may_pass_are_waited_out(verb: str, error: type[Exception], when: str) -> None:
+    backend = FakeBackend()
+    rig = a_rig(backend=backend)
+    for call in range(1, 6):
+        backend.faults.fail(verb, error, when=when, call=call)  # type: ignore[arg-type]
+    assert rig.run_rank(0).error is None
+
+
+def test_no_verb_is_repeated_for_ever(backend: FakeBackend) -> None:
+    backend.attach_at_launch = True
+    backend.faults.fail("create_node", NoCapacity, times=math.inf)
+    limits = NodeTemplate(boot_timeout=timedelta(minutes=2), lifetime=timedelta(minutes=5))
+    rig = a_rig(backend=backend, node=limits)
+    outcome = rig.run_rank(0)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    backend.faults.clear()
+    backend.faults.fail("read_report", Throttled, times=math.inf)
+    with pytest.raises(Throttled):
+        rig.run_rank(1)
+
+
+def test_an_error_that_stays_is_raised_at_once() -> None:
+    backend = FakeBackend()
+    rig = a_rig(backend=backend)
+    backend.faults.fail("create_node", QuotaExceeded)
+    with pytest.raises(QuotaExceeded):
+        rig.run_rank(0)
+    assert backend.count("create_node") == 1
+
+
+def test_a_failure_keeps_its_own_message_when_its_node_cannot_be_ended() -> None:
+    backend = FakeBackend(endings={("rank", 0): never_boots()})
+    rig = a_rig(backend=backend)
+    backend.faults.fail("delete_node", AuthDenied, times=math.inf)
+    outcome = rig.run_rank(0)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert "could not be ended" in outcome.error.__notes__[0]
+
+
+def test_a_poll_is_one_observation() -> None:
+    backend = FakeBackend(endings={("rank", 0): succeeds(after_s=1000)})
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    rig.launch(work)
+    rig.until_attached(work)
+    backend.clock.sleep(20)
+    calls = len(backend.calls)
+    for _ in range(10):
+        assert rig.step(work) is None
+    assert [call.verb for call in backend.calls[calls:]] == ["observe"] * 10
+
+
+def test_a_node_of_ours_expires_not_before_it_may_end() -> None:
+    clock = FakeClock()
+    backend = FakeBackend(clock=clock)
+    rig = a_rig(backend=backend, node=NodeTemplate(lifetime=timedelta(hours=1)))
+    work = rig.begin(0)
+    rig.launch(work)
+    expiry = backend.nodes[work.node_name].request.tags.expiry
+    assert expiry == (work.deadline).isoformat(timespec="milliseconds")
+    assert work.deadline >= clock.now() + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("scope", ["run", "dag", "global"])
+def test_a_volume_may_show_its_node_before_the_node_is_listed(scope: str) -> None:
+    backend = FakeBackend(attach_at_launch=True, timings=Timings(lag_s=30))
+    rig = a_rig(backend=backend, volume_template={"scope": scope})
+    assert rig.run_rank(0).error is None
+
+
+# Gather.
+
+
+def test_gather_reads_every_rank_and_marks_the_volumes_it_has_collected(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    for rank in range(3):
+        rig.run_rank(rank)
+    outcome = rig.gather()
+    assert outcome.error is None
+    assert outcome.result.output == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {rig.group.key}
+
+
+def test_gather_names_the_ranks_without_a_record_and_collects_nothing(backend: FakeBackend) -> None:
+    backend.endings[("rank", 1)] = fails()
+    rig = a_rig(backend=backend)
+    for rank in range(3):
+        rig.run_rank(rank)
+    outcome = rig.gather()
+    assert isinstance(outcome.error, GatherIncomplete)
+    assert outcome.error.missing == (1,)
+    assert "no completion record of rank 1" in str(outcome.error)
+    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {""}
+
+
+def test_gather_names_a_rank_whose_volume_is_gone(backend: FakeBackend) -> None:
+    rig = a_rig(backend=backend)
+    for rank in range(3):
+        rig.run_rank(rank)
+    del backend._world.disks[rig.slots[2].volumes[0].id]
+    outcome = rig.gather()
+    assert isinstance(outcome.error, GatherIncomplete)
+    assert outcome.error.missing == (2,)
+
+
+def test_with_allow_missing_gather_goes_on_and_only_the_others_count_as_collected(
+    backend: FakeBackend,
+) -> None:
+    backend.endings[("rank", 1)] = fails()
+    rig = a_rig(backend=backend, allow_missing=True)
+    for rank in range(3):
+        rig.run_rank(rank)
+    outcome = rig.gather()
+    assert outcome.error is None
+    assert outcome.report is not None
+    assert (outcome.report.collected, outcome.report.missing) == ((0, 2), (1,))
+    tags = {disk.tags.rank: disk.tags.collected for disk in backend.volumes.values() if disk.tags}
+    assert tags == {0: rig.group.key, 1: "", 2: rig.group.key}
+
+
+def test_a_failing_gather_collects_nothing(backend: FakeBackend) -> None:
+    backend.endings[("gather", -1)] = fails(2, log_tail="merge failed")
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        rig.run_rank(rank)
+    outcome = rig.gather()
+    assert isinstance(outcome.error, GatherFailed)
+    assert (outcome.error.exit_code, outcome.error.log_tail) == (2, "merge failed")
+    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {""}
+
+
+def test_gather_ends_a_ranks_node_that_nobody_watches_any_more(backend: FakeBackend) -> None:
+    backend.endings[("rank", 1)] = hangs()
+    rig = a_rig(backend=backend, allow_missing=True)
+    work = rig.begin(1)
+    rig.launch(work)
+    rig.until_attached(work)
+    for rank in (0, 2):
+        rig.run_rank(rank)
+    outcome = rig.gather()
+    assert outcome.error is None
+    assert outcome.report is not None
+    assert outcome.report.missing == (1,)
+
+
+@pytest.mark.parametrize("when", ["before", "after", "midway"])
+def test_collected_tags_are_set_again_when_the_call_failed(when: str) -> None:
+    backend = FakeBackend()
+    rig = a_rig(backend=backend)
+    for rank in range(3):
+        rig.run_rank(rank)
+    backend.faults.fail("tag_volumes", Throttled, when=when, times=3)  # type: ignore[arg-type]
+    assert rig.gather().error is None
+    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {rig.group.key}
+
+
+def test_adopted_volumes_are_never_tagged() -> None:
+    backend = FakeBackend()
+    for rank in range(2):
+        backend.add_volume(f"data-volume-{rank}")
+    rig = a_rig(2, backend=backend, volume_template={"scope": "global"})
+    for rank in range(2):
+        rig.run_rank(rank)
+    assert rig.gather().error is None
+    assert [disk.tags for disk in backend.volumes.values()] == [None, None]
+
+
+def test_only_a_volume_that_this_run_created_blank_may_be_formatted() -> None:
+    backend = FakeBackend()
+    backend.add_volume("data-volume-0")
+    rig = a_rig(2, backend=backend, volume_template={"scope": "global"})
+    for rank in range(2):
+        rig.run_rank(rank)
+    attachments = {node.request.tags.rank: node.request.attachments for node in backend.nodes.values()}
+    assert {rank: item[0].may_format for rank, item in attachments.items()} == {0: False, 1: True}
+
+
+def test_a_second_run_of_dag_scope_may_not_format_what_the_first_one_made() -> None:
+    backend = FakeBackend()
+    scoped = {"volume_template": {"scope": "dag"}}
+    one = a_rig(2, backend=backend, **scoped)
+    one.run_rank(0)
+    other = a_rig(2, backend=backend, run="run-2", **scoped)
+    outcome = other.run_rank(0)
+    assert (outcome.error, outcome.result.reused) == (None, False)
+    node = backend.nodes[outcome_node(other)]
+    assert not node.request.attachments[0].may_format
+
+
+def outcome_node(rig: object) -> str:
+    from airflow_rankvol.engine.work import node_name
+
+    return node_name(rig.group, Role.RANK, 0, 1)  # type: ignore[attr-defined]
+
+
+def test_the_error_class_of_bad_output_keeps_the_rest_of_the_report() -> None:
+    from airflow_rankvol.engine.results import parse_report
+
+    with pytest.raises(ResultNotJson) as caught:
+        parse_report('{"exit_code": 0, "output_b64": "eA==", "phase": "done"}')
+    assert caught.value.report.phase == "done"
