@@ -23,9 +23,7 @@ with DAG(
     doc_md=__doc__,
     params={
         "nodes": Param(4, type="integer", minimum=1, maximum=256, description="Number of ranks"),
-        "out": Param(
-            str(RESULTS), type="string", description="Directory for the result, as the gather node sees it"
-        ),
+        "out": Param(str(RESULTS), type="string", description="Directory for the result, as the gather node sees it"),
     },
 ) as dag:
     rank_job(

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,11 +65,11 @@ def environment(home: Path, mode: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Send everything that is printed into a file, also by libraries in C and by child processes."""
+    """Send all that is printed into a new file, also by libraries in C and by child processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with log.open("ab") as file:
+    with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
@@ -143,16 +144,15 @@ def show(console: Console, outcome: Outcome, seconds: float) -> None:
 
 
 def explain(console: Console, outcome: Outcome, log: Path) -> None:
-    """Print which tasks failed, and where to read why."""
-    failed = [task for task, state in outcome.tasks.items() if state not in ("success", "skipped")]
-    console.print(
-        f"The run {outcome.run_id} is {outcome.state}. Not successful: {', '.join(failed) or 'none'}."
-    )
+    """Print which tasks failed and why, and where to read more."""
+    failed = sorted(task for task, state in outcome.tasks.items() if state not in ("success", "skipped"))
+    console.print(f"The run is {outcome.state}. Not successful: {', '.join(failed) or 'none'}.")
+    text = log.read_text(encoding="utf-8", errors="replace")
+    for reason in dict.fromkeys(re.findall(r"^airflow_rankvol\.errors\.(\w+: .*)", text, re.MULTILINE)):
+        console.print(f"  {reason}", markup=False, soft_wrap=True)
     for rank, result in sorted(outcome.ranks.items()):
         if result.get("exit_code"):
-            console.print(
-                f"Rank {rank} ended with {result['exit_code']}:\n{result.get('log_tail', '')}", markup=False
-            )
+            console.print(f"Rank {rank} ended with {result['exit_code']}:\n{result.get('log_tail', '')}", markup=False)
     console.print(f"The log is in {log}", soft_wrap=True)
 
 
@@ -178,9 +178,7 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description="Run the example DAG flights_by_rank on this machine.")
     parser.add_argument("--nodes", type=int, default=4, help="number of ranks, 1 to 256")
-    parser.add_argument(
-        "--mode", choices=["", "auto", "image", "directory"], default="", help="kind of volumes"
-    )
+    parser.add_argument("--mode", choices=["", "auto", "image", "directory"], default="", help="kind of volumes")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="directory for the result")
     args = parser.parse_args()
     console = Console()
@@ -197,8 +195,12 @@ def main() -> int:
     console.print(f"Running flights_by_rank with {args.nodes} nodes; the log is in {log} …", soft_wrap=True)
     os.environ.update(environment(home, args.mode))
     started = time.monotonic()
-    with output_to(log):
-        outcome = run_dag({"nodes": args.nodes, "out": str(args.out.resolve())})
+    try:
+        with output_to(log):
+            outcome = run_dag({"nodes": args.nodes, "out": str(args.out.resolve())})
+    except Exception as exc:  # noqa: BLE001  # the log has the traceback; people need the reason
+        console.print(f"The run did not come to an end: {exc}\nThe log is in {log}", markup=False, soft_wrap=True)
+        return 1
     show(console, outcome, time.monotonic() - started)
     if outcome.state != "success":
         explain(console, outcome, log)

@@ -126,12 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Statistics of one rank's share of the flights.")
     parser.add_argument("--out", type=Path, required=True, help="directory for the two Parquet files")
-    parser.add_argument(
-        "--rank", type=int, default=int(os.environ.get("NODE_RANK", "0")), help="[$NODE_RANK]"
-    )
-    parser.add_argument(
-        "--nodes", type=int, default=int(os.environ.get("NODES_NUM", "1")), help="[$NODES_NUM]"
-    )
+    parser.add_argument("--rank", type=int, default=int(os.environ.get("NODE_RANK", "0")), help="[$NODE_RANK]")
+    parser.add_argument("--nodes", type=int, default=int(os.environ.get("NODES_NUM", "1")), help="[$NODES_NUM]")
     args = parser.parse_args(argv)
     if not 0 <= args.rank < args.nodes:
         parser.error(f"--rank must lie in 0 … nodes-1 = {args.nodes - 1}, found {args.rank}")

@@ -41,9 +41,7 @@ def load_ranks(database: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> 
     """
     files = [folder / DELAYS_FILE for folder in folders]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise SystemExit(
-            f"flights_merge: expected {DELAYS_FILE} of every rank, missing: {', '.join(missing)}"
-        )
+        raise SystemExit(f"flights_merge: expected {DELAYS_FILE} of every rank, missing: {', '.join(missing)}")
     database.execute(
         """
         CREATE TABLE flights AS
@@ -118,9 +116,7 @@ def merge(database: duckdb.DuckDBPyConnection, out: Path, ranks: int) -> dict[st
         ).fetchall(),
         file=out / PLOT_FILE,
     )
-    totals = (
-        "count(DISTINCT carrier), count(DISTINCT month), count(*) FILTER (WHERE cancelled), avg(arr_delay)"
-    )
+    totals = "count(DISTINCT carrier), count(DISTINCT month), count(*) FILTER (WHERE cancelled), avg(arr_delay)"
     carriers, months, cancelled, mean = database.execute(f"SELECT {totals} FROM flights").fetchall()[0]
     return {
         "ranks": ranks,
@@ -139,9 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Merge the ranks' statistics of the flights.")
     parser.add_argument("folders", nargs="*", type=Path, help="the directories that the ranks wrote")
-    parser.add_argument(
-        "--out", type=Path, default=os.environ.get("FLIGHTS_OUT"), help="directory [$FLIGHTS_OUT]"
-    )
+    parser.add_argument("--out", type=Path, default=os.environ.get("FLIGHTS_OUT"), help="directory [$FLIGHTS_OUT]")
     parser.add_argument("--direct", action="store_true", help="aggregate all flights in this process instead")
     args = parser.parse_args(argv)
     if args.out is None:

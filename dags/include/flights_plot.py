@@ -32,16 +32,12 @@ def draw(cells: Sequence[tuple], carriers: Sequence[tuple], file: Path) -> None:
         carriers: carrier, name, flights, mean delay, 95th percentile; in the order of the rows, top first.
         file: where the PNG goes.
     """
-    plt.rcParams.update(
-        {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
-    )
+    plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK})
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 6), sharey=True, width_ratios=[2.3, 1], layout="constrained", facecolor="white"
     )
     draw_map(left, cells, [row[0] for row in carriers])
-    left.set_yticks(
-        range(len(carriers)), [f"{name.removesuffix(' Inc.')}  {code}" for code, name, *_ in carriers]
-    )
+    left.set_yticks(range(len(carriers)), [f"{name.removesuffix(' Inc.')}  {code}" for code, name, *_ in carriers])
     draw_year(right, carriers)
     flights = sum(row[2] for row in carriers)
     figure.suptitle(
@@ -66,9 +62,7 @@ def draw_map(axes: Axes, cells: Sequence[tuple], order: list[str]) -> None:  # t
             strong = mean < 0.7 * EARLY_LIMIT or mean > 0.7 * LATE_LIMIT
             axes.text(column, row, f"{mean:z.0f}", ha="center", va="center", color="white" if strong else INK)
     axes.set_xticks(range(12), calendar.month_abbr[1:])
-    axes.set_title(
-        "Mean delay on arrival, minutes (blue: early, red: late)", loc="left", fontsize=10, color=MUTED
-    )
+    axes.set_title("Mean delay on arrival, minutes (blue: early, red: late)", loc="left", fontsize=10, color=MUTED)
     bare(axes)
 
 
@@ -81,9 +75,7 @@ def draw_year(axes: Axes, carriers: Sequence[tuple]) -> None:  # type: ignore[ty
     axes.scatter(mean, rows, color="#2a6fbb", s=34, zorder=2)
     axes.scatter(late, rows, color="#b2182b", s=34, zorder=2)
     for row, value in zip(rows, late, strict=True):
-        axes.annotate(
-            f"{value:.0f}", (value, row), (7, 0), textcoords="offset points", va="center", color=MUTED
-        )
+        axes.annotate(f"{value:.0f}", (value, row), (7, 0), textcoords="offset points", va="center", color=MUTED)
     axes.set_xlim(min(0.0, *mean) - 8, max(late) * 1.15)
     axes.set_title("Year: mean, and 95 % within", loc="left", fontsize=10, color=MUTED)
     axes.axvline(0, color="#cbd2d9", linewidth=1, zorder=0)
