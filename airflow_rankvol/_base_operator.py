@@ -204,7 +204,7 @@ class RankJobOperator(BaseOperator):
         try:
             # A str subclass whose str() is "DagRunState.FAILED": compared, never printed.
             state = ti.get_dagrun_state(dag_id, run_id)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - the API's answer for a run it does not know differs by executor
             self.log.info("Airflow does not know run %s of %s (%s)", run_id, dag_id, type(exc).__name__)
             return RunState.UNKNOWN
         return RunState.ENDED if state in _ENDED_STATES else RunState.LIVE
@@ -219,20 +219,15 @@ class RankJobOperator(BaseOperator):
         except (ConfigError, FinalError) as exc:
             raise AirflowFailException(f"{self.task_id}: {exc}") from exc
 
-    def launch_and_wait(
-        self, volumes: RankVolumes, work: Work, launcher: Launcher, *, deferrable: bool
-    ) -> Outcome:
+    def launch_and_wait(self, volumes: RankVolumes, work: Work, launcher: Launcher, *, deferrable: bool) -> Outcome:
         """Launch the work's node and wait for its end here, or defer once it is launched."""
-        if not deferrable:
-            return run(volumes.backend, work, launcher)
-        outcome = launch(volumes.backend, work, launcher)
-        if outcome is not None:
-            return outcome
-        from airflow_rankvol.triggers import RankTrigger
+        outcome = (launch if deferrable else run)(volumes.backend, work, launcher)
+        if outcome is None:
+            from airflow_rankvol.triggers import RankTrigger
 
-        self.defer(
-            trigger=RankTrigger(conn_id=self.conn_id, work=work.to_dict()), method_name="execute_complete"
-        )
+            trigger = RankTrigger(conn_id=self.conn_id, work=work.to_dict())
+            self.defer(trigger=trigger, method_name="execute_complete")
+        return outcome
 
     def _job(self) -> tuple[RankJob | None, str]:
         from airflow.configuration import conf

@@ -114,9 +114,7 @@ def _dags(path: Path, dag_id: str | None) -> list[DAG]:
     dags = [dag for dag in everything if dag_id in (None, dag.dag_id)]
     if not dags:
         known = ", ".join(str(dag.dag_id) for dag in everything) or "none"
-        raise ConfigError(
-            f"{path}: no DAG{f' {dag_id!r}' if dag_id else ''} was found in it; it has: {known}"
-        )
+        raise ConfigError(f"{path}: no DAG{f' {dag_id!r}' if dag_id else ''} was found in it; it has: {known}")
     return dags
 
 
@@ -239,9 +237,7 @@ def _check_files(dag: DAG, files: object, where: str) -> None:
     for name, source in files.items():
         path = Path(dag.fileloc).parent / str(source)
         if not path.is_file():
-            raise ConfigError(
-                f"{where}: files.{name}: there is no {path}; expected a path relative to the DAG file"
-            )
+            raise ConfigError(f"{where}: files.{name}: there is no {path}; expected a path relative to the DAG file")
 
 
 def _make(fields: dict[str, Any], args: argparse.Namespace, *, where: str, dag_id: str) -> Plan:

@@ -186,9 +186,7 @@ def _reap_one(found: Survey) -> bool:
     return not found.problems
 
 
-def _print(
-    surveys: Sequence[Survey], columns: Sequence[str], output: str, out: TextIO, *, whole: bool
-) -> None:
+def _print(surveys: Sequence[Survey], columns: Sequence[str], output: str, out: TextIO, *, whole: bool) -> None:
     """Print every finding; ``none`` only when the whole was seen and there is nothing."""
     rows = [row for found in surveys for row in found.rows()]
     if output != "table":

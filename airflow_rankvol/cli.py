@@ -80,18 +80,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=Path, metavar="DAG_FILE|JOB_YAML", help="a DAG file, or a RankJob as YAML"
-    )
+    parser.add_argument("file", type=Path, metavar="DAG_FILE|JOB_YAML", help="a DAG file, or a RankJob as YAML")
     parser.add_argument("--dag-id", help="of a DAG file: only this DAG; of a YAML file: the DAG's name")
     parser.add_argument("--group", help="of a DAG file: only this group; of a YAML file: the group's name")
     parser.add_argument(
         "--param", action="append", default=[], metavar="KEY=VALUE", help="value of a DAG's Param; repeatable"
     )
     parser.add_argument("--nodes", help="number of ranks, instead of what the job says")
-    parser.add_argument(
-        "--run-id", default="sample_run", help="the run; names depend on it (default: %(default)s)"
-    )
+    parser.add_argument("--run-id", default="sample_run", help="the run; names depend on it (default: %(default)s)")
     _add_output(parser)
 
 

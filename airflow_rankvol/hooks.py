@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import BaseHook
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_rankvol.backends.base import Backend
 
+Mode = Literal["auto", "image", "directory"]
 DEFAULT_CONN_ID = "rankvol_default"
 LOCAL_TYPE = "rankvol_local"
 
@@ -53,7 +54,7 @@ class LocalRankVolHook(BaseHook):
             state_dir = Path(getattr(backend, "state_dir", ""))
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             return True, f"{state_dir} is usable; volumes are made in {getattr(backend, 'mode', '?')} mode"
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the connection form shows it
             return False, str(exc)
 
 
@@ -72,7 +73,7 @@ def local_backend(extra: Mapping[str, Any]) -> Backend:
 
     return LocalBackend(
         state_dir=Path(extra.get("state_dir") or default_state_dir()).expanduser(),
-        mode=mode,
+        mode=cast("Mode", mode),
         poll_interval_s=float(extra.get("poll_interval") or 0.2),
     )
 

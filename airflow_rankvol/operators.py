@@ -155,8 +155,7 @@ class RunRank(RankJobOperator):
             slots=(slot,),
             template=job.node,
             now=volumes.backend.clock.now(),
-            rendezvous=job.rendezvous,
-            everyone=everyone,
+            everyone=everyone if job.rendezvous else (),
         )
         observation = patiently(volumes.backend, volumes.backend.observe, work.group)
         work = choose_attempt(work, observation, context["ti"].try_number)
@@ -222,7 +221,6 @@ class GatherRankResults(RankJobOperator):
             slots=slots,
             template=job.gather_node or job.node,
             now=volumes.backend.clock.now(),
-            rendezvous=job.rendezvous,
         )
         if not job.gather:
             observation = patiently(volumes.backend, volumes.backend.observe, work.group)
@@ -265,7 +263,9 @@ class GatherRankResults(RankJobOperator):
     def _outputs(self, context: Context) -> dict[int, Any]:
         results = _resolved(self.results, context)
         # A slice is one request; iterating asks for one result after the other, and logs the end as an error.
-        return {item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0}
+        return {
+            item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0
+        }
 
 
 class DeleteRankVolumes(RankJobOperator):

@@ -204,9 +204,7 @@ def _mount_volumes(job: RankJob, run: RunIdentity, index: int) -> list[PlannedVo
     template = job.template_of(mount)
     scope, key = template.scope, run.key(template.scope)
     names = volume_names(mount.name, nodes=job.nodes, naming=template.naming, scope=scope, key=key)
-    return [
-        PlannedVolume(rank, index, name, mount.path, scope, key, template) for rank, name in enumerate(names)
-    ]
+    return [PlannedVolume(rank, index, name, mount.path, scope, key, template) for rank, name in enumerate(names)]
 
 
 def _digest(value: object) -> str:
@@ -221,6 +219,4 @@ def _cells(volume: PlannedVolume, zone: str | None) -> tuple[str, ...]:
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -89,9 +89,7 @@ class Tags:
         """Read tags back; None when the resource does not carry our owner and key."""
         if not raw.get(f"{TAG_PREFIX}owner") or not raw.get(f"{TAG_PREFIX}key"):
             return None
-        values: dict[str, Any] = {
-            item.name: raw.get(f"{TAG_PREFIX}{item.name}", "") for item in fields(cls)
-        }
+        values: dict[str, Any] = {item.name: raw.get(f"{TAG_PREFIX}{item.name}", "") for item in fields(cls)}
         values["rank"] = int(values["rank"] or -1)
         values["attempt"] = int(values["attempt"] or 0)
         return cls(**values)
@@ -202,9 +200,7 @@ class Observation:
 
     def rank_nodes(self, key: str, role: Role = Role.RANK) -> tuple[Node, ...]:
         """Return the nodes of one run's group in one role."""
-        return tuple(
-            node for node in self.nodes if node.tags and node.tags.key == key and node.tags.role == role
-        )
+        return tuple(node for node in self.nodes if node.tags and node.tags.key == key and node.tags.role == role)
 
 
 @dataclass(frozen=True, slots=True)

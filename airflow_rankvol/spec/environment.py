@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -44,7 +44,7 @@ def check_gather_command(value: str) -> str:
     return value
 
 
-def check_env_names(names: Mapping[str, object]) -> None:
+def check_env_names(names: Mapping[Any, object]) -> None:
     """Refuse names that a shell cannot hold, and those that the package or bash sets itself."""
     for name in names:
         if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):

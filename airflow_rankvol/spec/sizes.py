@@ -46,7 +46,7 @@ def parse_size_gib(value: object) -> int | float:
     return gib.numerator if gib.denominator == 1 else float(gib)
 
 
-def format_size(gib: int | float) -> str:
+def format_size(gib: float) -> str:
     """Write a size in the largest unit that takes at most two decimals; `parse_size_gib` reads it back."""
     exact = Fraction(gib)
     for unit in reversed(_GIB_PER):

@@ -28,9 +28,7 @@ def bench(
 ) -> Iterator[DagBench]:
     """A bench with a state directory of its own; its DAG files go with the test, and no resource may stay."""
     extra = {"state_dir": str(tmp_path / "state"), "mode": "directory", "poll_interval": 0.05}
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps({"conn_type": "rankvol_local", "extra": extra})
-    )
+    monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps({"conn_type": "rankvol_local", "extra": extra}))
     name = re.sub(r"\W+", "_", request.node.name)[:60]
     yield DagBench(dags_folder, name, lambda: "".join(capfd.readouterr()))
     for path in dags_folder.glob(f"{name}_*.py"):

@@ -18,13 +18,12 @@ from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.models.dagrun import DagRun, get_or_create_dagrun
 from airflow.models.taskinstance import TaskInstance, find_relevant_relatives
 from airflow.models.xcom import XComModel
+from airflow.sdk import timezone
 from airflow.sdk.definitions.dag import _run_task
 from airflow.serialization.serialized_objects import DagSerialization
-from airflow.sdk import timezone
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-
 from sqlalchemy import select
 
 from airflow_rankvol.backends.base import Backend, Selector
@@ -68,7 +67,8 @@ class Run:
             query = XComModel.get_many(
                 key="return_value", run_id=self.run_id, dag_ids=self.dag.dag_id, map_indexes=int(match[2] or -1)
             )
-            rows = [row for row in session.scalars(query) if f".{row.task_id}".endswith(f".{match[1]}")]
+            found: list[Any] = list(session.scalars(query))
+            rows = [row for row in found if f".{row.task_id}".endswith(f".{match[1]}")]
             return XComModel.deserialize_value(rows[0]) if rows else None
 
 

@@ -119,7 +119,7 @@ def test_two_jobs_with_the_same_volume_name_in_one_dag_do_not_meet(bench: DagBen
                     nodes=2,
                     volumes=["data-${NODE_RANK}:/data"],
                     volume_template=VolumeTemplate(size="32MB"),
-                    commands=["ls -A $VOLUME_PATH | grep -v -e lost -e .rankvol && exit 1; echo %s > $VOLUME_PATH/who" % name],
+                    commands=["[ ! -e $VOLUME_PATH/who ]", "echo %s > $VOLUME_PATH/who" % name],
                     gather=["cat $RANKS_PATH/*/data/who | tr '\\\\n' ' ' | sed 's/.*/\\"&\\"/' > $RANKVOL_RESULT"],
                 )
         """

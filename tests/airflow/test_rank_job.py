@@ -97,7 +97,9 @@ def test_all_spellings_of_the_rank_survive_jinja(bench: DagBench) -> None:
         bench.job(
             nodes="{{ 1 + 1 }}",
             volumes=volumes,
-            commands=['echo "\\"${{ node_rank:03d }} $NODE_RANK ${DSTACK_NODE_RANK} {{ dag.dag_id }}\\"" > $RANKVOL_RESULT'],
+            commands=[
+                'echo "\\"${{ node_rank:03d }} $NODE_RANK ${DSTACK_NODE_RANK} {{ dag.dag_id }}\\"" > $RANKVOL_RESULT'
+            ],
         )
     )
     assert run.state == "success"
@@ -119,7 +121,7 @@ def test_a_shell_length_expansion_gets_an_error_that_names_raw(bench: DagBench) 
 
 def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: DagBench, tmp_path: Path) -> None:
     """files lie in the working directory, env is templated per rank, and a secret is read on the node only."""
-    (bench.folder / "tool.sh").write_text("echo \"{\\\"shard\\\": \\\"$SHARD\\\", \\\"length\\\": ${#TOKEN}}\"\n")
+    (bench.folder / "tool.sh").write_text('echo "{\\"shard\\": \\"$SHARD\\", \\"length\\": ${#TOKEN}}"\n')
     secret = tmp_path / "token"
     secret.write_text("s3cr3t-rhubarb")
     secret.chmod(0o600)
@@ -140,9 +142,9 @@ def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: Dag
 def test_a_rendezvous_of_twenty_runs_in_dag_test_without_a_deadlock(bench: DagBench) -> None:
     """dag.test() runs one task at a time; the first launches the whole gang, and all twenty meet."""
     commands = [
-        "[ \"$(echo \"$NODES_IPS\" | sort -u | wc -l)\" = 20 ]",
-        "[ \"$(echo \"$NODES_IPS\" | sed -n $((NODE_RANK + 1))p)\" = $NODE_IP ]",
-        "echo \\\"$MASTER_ADDR:$MASTER_PORT\\\" > $RANKVOL_RESULT",
+        '[ "$(echo "$NODES_IPS" | sort -u | wc -l)" = 20 ]',
+        '[ "$(echo "$NODES_IPS" | sed -n $((NODE_RANK + 1))p)" = $NODE_IP ]',
+        'echo \\"$MASTER_ADDR:$MASTER_PORT\\" > $RANKVOL_RESULT',
     ]
     run = bench.run(bench.job(nodes=20, rendezvous=True, commands=commands))
     assert run.state == "success", run.log
@@ -153,8 +155,8 @@ def test_a_rendezvous_of_twenty_runs_in_dag_test_without_a_deadlock(bench: DagBe
 def test_one_ranks_failure_ends_the_gang_and_retries_restart_it_as_one(bench: DagBench) -> None:
     """Rank 1 fails at first: every rank fails naming it, and on the retry all of them meet again."""
     commands = [
-        "if [ \"$NODE_RANK\" = 1 ] && [ ! -e $VOLUME_PATH/second ]; then touch $VOLUME_PATH/second; exit 5; fi",
-        "[ \"$NODE_RANK\" = 1 ] || [ -e $VOLUME_PATH/again ] || { touch $VOLUME_PATH/again; sleep 60; }",
+        'if [ "$NODE_RANK" = 1 ] && [ ! -e $VOLUME_PATH/second ]; then touch $VOLUME_PATH/second; exit 5; fi',
+        '[ "$NODE_RANK" = 1 ] || [ -e $VOLUME_PATH/again ] || { touch $VOLUME_PATH/again; sleep 60; }',
         "echo 1 > $RANKVOL_RESULT",
     ]
     retries = {"retries": 2, "retry_delay": 0}
@@ -165,9 +167,7 @@ def test_one_ranks_failure_ends_the_gang_and_retries_restart_it_as_one(bench: Da
     assert _nothing_left(bench, run)
 
 
-def test_without_any_connection_a_job_runs_on_this_machine(
-    bench: DagBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_connection_a_job_runs_on_this_machine(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """rankvol_default need not be defined."""
     monkeypatch.delenv("AIRFLOW_CONN_RANKVOL_DEFAULT")
     run = bench.run(bench.job(commands=[RESULT]))
@@ -219,7 +219,7 @@ def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: 
         (backend.state_dir / "volumes" / made.id / "data" / "seen").write_text(f"from {rank}")
     volumes = ["lake-${NODE_RANK}:/lake"]
     commands = ["cat $VOLUME_PATH/seen"]
-    template = {"size": "32MB", "scope": "global"}
+    template: dict[str, Any] = {"size": "32MB", "scope": "global"}
 
     kept = bench.run(bench.job(volumes=volumes, volume_template=template, commands=commands))
     assert kept.state == "success"

@@ -90,7 +90,7 @@ class Stack:
 
     def wait(self, dag_id: str, run_id: str, timeout_s: float = 180) -> str:
         """Wait for the end of a run and return its state."""
-        deadline = time.monotonic() + timeout_s
+        deadline, state = time.monotonic() + timeout_s, ""
         while time.monotonic() < deadline:
             state = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"]
             if state in ("success", "failed"):

@@ -20,7 +20,7 @@ def node(**fields: Any) -> NodeTemplate:
     return NodeTemplate.model_validate(fields)
 
 
-def problem(model: type[VolumeTemplate] | type[NodeTemplate], **fields: Any) -> str:
+def problem(model: type[VolumeTemplate | NodeTemplate], **fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         model.model_validate(fields)
     return error_text(caught.value)
