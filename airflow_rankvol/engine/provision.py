@@ -60,17 +60,13 @@ def _found(backend: Backend, group: Group, plan: Plan) -> dict[str, tuple[Volume
     }
 
 
-def _check(
-    backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation
-) -> bool:
+def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation) -> bool:
     """Return whether an existing volume is adopted; raise when it cannot serve."""
 
     def conflict(message: str) -> VolumeConflict:
         return VolumeConflict(message, backend=backend.name, verb="create_volume", resource=found.label)
 
-    ours = (
-        found.tags is not None and found.tags.owner == group.owner and found.tags.key == wanted.key
-    )
+    ours = found.tags is not None and found.tags.owner == group.owner and found.tags.key == wanted.key
     if not ours and wanted.scope is not Scope.GLOBAL:
         raise conflict(
             f"a volume named {wanted.name!r} exists that is not of this group; it was not touched. "

@@ -140,10 +140,9 @@ def _judge_volume(
     def verdict(remove: bool, reason: str) -> Finding:
         return Finding("volume", volume, state, remove, reason)
 
-    if state is RunState.LIVE:
-        return verdict(False, "its run lives")
-    if volume.attached_to and volume.attached_to not in going:
-        return verdict(False, f"attached to {volume.attached_to}, a node that stays")
+    in_use = _in_use(volume, state, going)
+    if in_use:
+        return verdict(False, in_use)
     if volume.name in rules.names:
         return verdict(True, "named")
     if volume.created_at > now - rules.older_than:
@@ -155,6 +154,14 @@ def _judge_volume(
     if _expired(tags, now):
         return verdict(True, f"expired {tags.expiry}")
     return _judge_unexpired(volume, tags, state, rules)
+
+
+def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
+    if state is RunState.LIVE:
+        return "its run lives"
+    if volume.attached_to and volume.attached_to not in going:
+        return f"attached to {volume.attached_to}, a node that stays"
+    return ""
 
 
 def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, rules: ReapRules) -> Finding:

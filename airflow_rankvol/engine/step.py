@@ -40,9 +40,7 @@ class Outcome:
     error: RankVolError | None = None
 
 
-def step(
-    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None = None
-) -> Outcome | None:
+def step(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None = None) -> Outcome | None:
     """Do the one next thing for this work; None while it goes on.
 
     Args:
@@ -112,35 +110,35 @@ def choose_attempt(work: Work, observation: Observation, try_number: int) -> Wor
 
 
 def _gang_launched(work: Work, observation: Observation) -> bool:
-    return not work.rendezvous or len(gang_nodes(work, observation)) >= work.nodes or bool(
-        culprit(work, observation)
-    )
+    return not work.rendezvous or len(gang_nodes(work, observation)) >= work.nodes or bool(culprit(work, observation))
 
 
 def _act(
     backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action
 ) -> Outcome | None:
     node = own_node(work, observation)
-    if action is Action.WAIT:
-        return None
+    if action is Action.COLLECT and node is not None:
+        return _collect(backend, work, observation, node)
+    if action in FAILURES:
+        return _fail(backend, work, observation, node, action)
+    _go_on(backend, work, observation, launcher, action)
+    return None
+
+
+def _go_on(
+    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action
+) -> None:
     if action is Action.LAUNCH and launcher is not None:
         for request in launcher.requests(work, observation):
             backend.create_node(request)
-        return None
-    if action is Action.REMOVE_OLDER:
+    elif action is Action.REMOVE_OLDER:
         for old in older_nodes(work, observation):
             backend.delete_node(old.id, _guard(work))
-        return None
-    if action is Action.ATTACH:
+    elif action is Action.ATTACH:
         for volume_id, target in free_mounts(work, observation):
             backend.attach(volume_id, target.id)
-        return None
-    if action is Action.RELEASE:
+    elif action is Action.RELEASE:
         _release(backend, work, observation)
-        return None
-    if action is Action.COLLECT and node is not None:
-        return _collect(backend, work, observation, node)
-    return _fail(backend, work, observation, node, action)
 
 
 def _guard(work: Work) -> Guard:
@@ -183,9 +181,7 @@ def _collect(backend: Backend, work: Work, observation: Observation, node: Node)
     return Outcome(result=result, report=report, error=error)
 
 
-def mark_collected(
-    backend: Backend, work: Work, observation: Observation, ranks: tuple[int, ...]
-) -> None:
+def mark_collected(backend: Backend, work: Work, observation: Observation, ranks: tuple[int, ...]) -> None:
     """Tag the volumes of the ranks whose results this run's gather has; only then may they be deleted."""
     ids = [
         volume.id
@@ -198,9 +194,7 @@ def mark_collected(
         backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
 
 
-def _stop(
-    backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError
-) -> None:
+def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError) -> None:
     """End what failed work leaves running; in a gang, the whole gang. What ended stays, to be read."""
     own = [node] if node else []
     peers = gang_nodes(work, observation) if work.rendezvous else own
@@ -215,9 +209,7 @@ def _stop(
             error.add_note(f"{peer.label} could not be ended ({exc}); delete_volumes tries again")
 
 
-def _fail(
-    backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action
-) -> Outcome:
+def _fail(backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action) -> Outcome:
     error = FAILURES[action](work, observation, node)
     if action is not Action.FAIL_SUPERSEDED:
         _stop(backend, work, observation, node, error)

@@ -147,9 +147,7 @@ def free_mounts(work: Work, observation: Observation) -> list[tuple[str, Node]]:
 
 
 def _volumes_view(work: Work, observation: Observation, node: Node | None) -> VolumeView:
-    views = {
-        _volume_view(work, observation, observation.volume(volume_id), node) for volume_id in work.volume_ids
-    }
+    views = {_volume_view(work, observation, observation.volume(volume_id), node) for volume_id in work.volume_ids}
     if work.role is Role.GATHER:
         views.discard(VolumeView.ABSENT)  # a rank without a volume is missing, not fatal by itself
     if not views:

@@ -72,15 +72,14 @@ class Work:
         slots: tuple[Slot, ...],
         template: NodeTemplate,
         now: datetime,
-        rendezvous: bool = False,
         everyone: tuple[Slot, ...] = (),
     ) -> Work:
         """Return the work of a task that begins now.
 
         Args:
-            everyone: the slots of all ranks, needed with ``rendezvous``.
+            everyone: where the nodes start together (rendezvous), the slots of all ranks; else none.
         """
-        together = rendezvous and role is Role.RANK
+        together = role is Role.RANK and bool(everyone)
         return cls(
             role=role,
             rank=slots[0].rank if role is Role.RANK else -1,

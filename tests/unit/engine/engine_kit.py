@@ -63,8 +63,7 @@ class Rig:
             slots=(self.slots[rank],),
             template=job.node,
             now=self.backend.clock.now(),
-            rendezvous=job.rendezvous,
-            everyone=tuple(self.slots),
+            everyone=tuple(self.slots) if job.rendezvous else (),
         )
 
     def gather_work(self, attempt: int = 1) -> Work:
@@ -76,7 +75,6 @@ class Rig:
             slots=tuple(self.slots),
             template=job.gather_node or job.node,
             now=self.backend.clock.now(),
-            rendezvous=job.rendezvous,
         )
 
     def begin(self, rank: int, try_number: int = 1) -> Work:

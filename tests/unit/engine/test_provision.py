@@ -1,0 +1,273 @@
+"""Every volume of a plan, or none: whichever call fails, before or after it took effect."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.errors import (
+    AuthDenied,
+    BackendError,
+    LeakError,
+    NoCapacity,
+    NotReady,
+    QuotaExceeded,
+    Throttled,
+    VolumeConflict,
+)
+from airflow_rankvol.records import VolumeState
+from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
+
+from .engine_kit import Rig, a_plan, a_rig
+
+NODES = 4
+
+
+def test_every_rank_gets_its_volume_with_all_tags_and_available() -> None:
+    backend = FakeBackend()
+    rig = a_rig(NODES, backend=backend)
+    assert [slot.rank for slot in rig.slots] == list(range(NODES))
+    names = [slot.volumes[0].name for slot in rig.slots]
+    assert names == [volume.name for volume in rig.plan.volumes()]
+    for rank, name in enumerate(names):
+        disk = backend.volumes[name]
+        assert disk.state(backend.clock.now()) is VolumeState.AVAILABLE
+        assert disk.tags is not None
+        assert (disk.tags.owner, disk.tags.run, disk.tags.rank) == ("me", "run-1", rank)
+        assert (disk.tags.reclaim, disk.tags.scope, disk.tags.collected) == ("delete", "run", "")
+        assert disk.tags.expiry == "2026-01-02T00:00:00.000+00:00"
+
+
+def test_creating_again_returns_the_same_volumes_and_creates_none() -> None:
+    backend = FakeBackend()
+    rig = a_rig(NODES, backend=backend)
+    first = rig.slots
+    assert rig.create(generation=2) == first
+    assert backend.count("create_volume") == NODES
+
+
+def test_what_an_earlier_try_left_half_done_is_completed() -> None:
+    backend = FakeBackend()
+    backend.faults.fail("create_volume", SimulatedCrash(), when="after", call=2)
+    rig = a_rig(NODES, backend=backend, created=False)
+    backend.faults.fail("observe", SimulatedCrash(), call=2, times=math.inf)  # the dead do not roll back
+    with pytest.raises(SimulatedCrash):
+        rig.create()
+    assert len(backend.volumes) == 2
+    backend.faults.clear()
+    rig.create(generation=2)
+    assert len(backend.volumes) == NODES
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("k", range(1, NODES + 1))
+@pytest.mark.parametrize("timings", [Timings(), Timings(lag_s=5)], ids=["at once", "seen late"])
+def test_when_one_volume_cannot_be_had_none_is_left(k: int, when: Any, timings: Timings) -> None:
+    backend = FakeBackend(timings=timings)
+    backend.faults.fail("create_volume", QuotaExceeded, call=k, when=when)
+    rig = a_rig(NODES, backend=backend, created=False)
+    with pytest.raises(QuotaExceeded):
+        rig.create()
+    backend.clock.sleep(60)
+    # What was made, whose answer was lost for good, and what is not listed yet: only its expiry can end that.
+    unknowable = 1 if timings.lag_s and when == "after" else 0
+    assert len(backend.volumes) == unknowable
+    backend.faults.clear()
+    assert len(rig.create(generation=2)) == NODES
+
+
+@pytest.mark.parametrize("k", range(1, NODES + 1))
+def test_volumes_that_were_there_before_survive_a_failed_creation(k: int) -> None:
+    backend = FakeBackend()
+    one = a_rig(2, backend=backend, volume_template={"scope": "dag"})
+    assert len(one.slots) == 2
+    backend.faults.fail("create_volume", QuotaExceeded, call=2 + (k % 2) + 1)
+    wider = Rig(backend, a_plan(NODES, run="run-2", volume_template={"scope": "dag"}))
+    with pytest.raises(QuotaExceeded):
+        wider.create()
+    assert sorted(backend.volumes) == sorted(slot.volumes[0].name for slot in one.slots)
+
+
+@pytest.mark.parametrize("error", [Throttled, NoCapacity])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("verb", ["create_volume", "observe", "tag_volumes"])
+def test_a_lost_answer_or_a_throttled_call_is_repeated_without_a_second_volume(
+    verb: str, when: Any, error: type[BackendError]
+) -> None:
+    backend = FakeBackend()
+    for call in (1, 3):
+        backend.faults.fail(verb, error, call=call, when=when)
+    rig = a_rig(NODES, backend=backend)
+    assert len(rig.slots) == len(backend.volumes) == NODES
+
+
+def test_a_volume_that_goes_into_an_error_state_fails_the_creation_and_all_go() -> None:
+    backend = FakeBackend(timings=Timings(create_s=30))
+    rig = a_rig(NODES, backend=backend, created=False)
+    broken: list[str] = []
+
+    def break_one(_seconds: float) -> None:
+        if not broken:
+            disk = list(backend._world.disks.values())[1]
+            disk.broken = True
+            broken.append(disk.name)
+
+    backend.clock.on_sleep = break_one  # type: ignore[attr-defined]
+    with pytest.raises(BackendError, match="error state"):
+        rig.create()
+    assert backend.is_empty
+
+
+def test_a_volume_that_is_not_available_in_time_is_named_and_all_go() -> None:
+    backend = FakeBackend(timings=Timings(create_s=1000))
+    rig = a_rig(2, backend=backend, created=False)
+    with pytest.raises(NotReady, match="not available after 120 s: vol-"):
+        rig.create()
+    backend.clock.sleep(1000)
+    assert backend.is_empty
+
+
+def test_what_cannot_be_rolled_back_is_named_as_a_leak_with_the_cause() -> None:
+    backend = FakeBackend()
+    backend.faults.fail("create_volume", QuotaExceeded, call=3)
+    backend.faults.fail("delete_volume", AuthDenied, times=math.inf, resource="-1")
+    rig = a_rig(NODES, backend=backend, created=False)
+    with pytest.raises(LeakError) as caught:
+        rig.create()
+    (left,) = backend.volumes
+    assert left.endswith("-1")
+    assert len(caught.value.resources) == 1
+    assert left in caught.value.resources[0]
+    assert isinstance(caught.value.__cause__, QuotaExceeded)
+    assert "rankvol reap" in str(caught.value)
+
+
+def test_a_name_that_is_somebody_elses_is_a_conflict_and_stays_untouched() -> None:
+    backend = FakeBackend()
+    plan = a_plan(NODES)
+    taken = [volume.name for volume in plan.volumes()][2]
+    backend.add_volume(taken, files=["precious"])
+    with pytest.raises(VolumeConflict, match="the name is taken"):
+        Rig(backend, plan).create()
+    assert list(backend.volumes) == [taken]
+    assert backend.volumes[taken].files == {"precious"}
+
+
+@pytest.mark.parametrize("scope", ["run", "dag", "global"])
+def test_a_volume_that_is_too_small_is_refused_with_both_sizes(scope: str) -> None:
+    backend = FakeBackend()
+    a_rig(1, backend=backend, volume_template={"scope": scope, "size": "10GB"})
+    larger = Rig(backend, a_plan(1, volume_template={"scope": scope, "size": "20GB"}))
+    with pytest.raises(VolumeConflict, match="found 10 GiB, expected at least 20 GiB for rank 0"):
+        larger.create()
+    assert len(backend.volumes) == 1
+
+
+def test_global_scope_adopts_what_exists_and_creates_the_rest() -> None:
+    backend = FakeBackend()
+    backend.add_volume("data-volume-1", size_gib=50)
+    rig = a_rig(3, backend=backend, volume_template={"scope": "global"})
+    assert [slot.volumes[0].adopted for slot in rig.slots] == [False, True, False]
+    assert rig.slots[1].volumes[0].size_gib == 50
+    assert backend.volumes["data-volume-1"].tags is None
+    assert backend.count("create_volume") == 2
+
+
+def test_a_global_volume_of_another_run_of_ours_is_adopted_and_not_tagged_again() -> None:
+    backend = FakeBackend()
+    a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
+    before = backend.volumes["data-volume-0"].tags
+    other = a_rig(1, backend=backend, run="run-2", volume_template={"scope": "global"})
+    assert other.slots[0].volumes[0].adopted
+    assert backend.volumes["data-volume-0"].tags == before
+
+
+def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_slower_one() -> None:
+    backend = FakeBackend()
+    slower = Rig(backend, a_plan(1, run="run-2", volume_template={"scope": "global"}))
+    observe, beaten = backend.observe, []
+
+    def too_late(group: Any) -> Any:
+        seen = observe(group)
+        if not beaten:
+            beaten.append(a_rig)
+            a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
+        return seen
+
+    backend.observe = too_late  # type: ignore[method-assign]
+    slower.create()
+    assert slower.slots[0].volumes[0].adopted
+    tags = backend.volumes["data-volume-0"].tags
+    assert tags is not None
+    assert tags.run == "run-1"
+
+
+def test_dag_scope_finds_the_volumes_of_the_run_before() -> None:
+    backend = FakeBackend()
+    one = a_rig(2, backend=backend, volume_template={"scope": "dag"})
+    two = a_rig(2, backend=backend, run="run-2", volume_template={"scope": "dag"})
+    assert two.slots == one.slots
+    assert not two.slots[0].volumes[0].adopted
+    assert all(disk.tags and disk.tags.expiry == "" for disk in backend.volumes.values())
+
+
+@pytest.mark.parametrize("scope", ["dag", "global"])
+def test_a_volume_that_a_live_node_of_another_run_holds_is_a_conflict(scope: str) -> None:
+    backend = FakeBackend(endings={("rank", 1): hangs()})
+    one = a_rig(2, backend=backend, volume_template={"scope": scope})
+    work = one.begin(1)
+    one.launch(work)
+    one.until_attached(work)
+    two = Rig(backend, a_plan(3, run="run-2", volume_template={"scope": scope}))
+    with pytest.raises(VolumeConflict, match="a live node of another run; neither was touched"):
+        two.create()
+    assert len(backend.volumes) == 2
+    assert one.step(work) is None
+
+
+def test_the_next_run_waits_for_a_volume_that_is_still_being_detached() -> None:
+    backend = FakeBackend(timings=Timings(detach_s=20))
+    one = a_rig(1, backend=backend, volume_template={"scope": "dag"})
+    one.run_rank(0)
+    one.teardown()
+    two = a_rig(1, backend=backend, run="run-2", volume_template={"scope": "dag"})
+    assert two.run_rank(0).error is None
+
+
+def test_a_volume_that_is_being_deleted_is_waited_for_and_made_again() -> None:
+    backend = FakeBackend(timings=Timings(delete_s=30))
+    rig = a_rig(2, backend=backend)
+    old = [slot.volumes[0].id for slot in rig.slots]
+    backend.faults.fail("delete_volume", SimulatedCrash(), when="after", call=1)
+    rig.backend.tag_volumes(old, {"rankvol:collected": rig.group.key})
+    with pytest.raises(SimulatedCrash):
+        rig.teardown()
+    rig.create(generation=2)
+    assert rig.slots[0].volumes[0].id != old[0]
+    assert rig.slots[1].volumes[0].id == old[1]
+
+
+def test_creating_again_makes_what_was_collected_uncollected() -> None:
+    backend = FakeBackend()
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        rig.run_rank(rank)
+    assert rig.gather().error is None
+    rig.create(generation=2)
+    assert [disk.tags.collected for disk in backend.volumes.values() if disk.tags] == ["", ""]
+
+
+def test_two_runs_and_two_groups_of_one_dag_never_meet() -> None:
+    backend = FakeBackend()
+    rigs = [a_rig(2, backend=backend, run=run) for run in ("run-1", "run-2")]
+    ids = [slot.volumes[0].id for rig in rigs for slot in rig.slots]
+    assert len(set(ids)) == 4
+
+
+def test_creating_n_volumes_costs_n_creations_and_few_other_calls() -> None:
+    backend = FakeBackend()
+    a_rig(100, backend=backend)
+    assert backend.count("create_volume") == 100
+    assert len(backend.calls) < 110

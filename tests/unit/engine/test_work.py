@@ -1,0 +1,74 @@
+"""What a trigger carries comes back whole, and names and limits are what they should be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from datetime import timedelta
+
+import pytest
+
+from airflow_rankvol.engine.work import Work, group_of, node_name, record_identity
+from airflow_rankvol.records import Role, utc_now
+from airflow_rankvol.spec.templates import NodeTemplate
+
+from .engine_kit import a_plan, a_rig
+
+
+def a_work() -> Work:
+    rig = a_rig(3, rendezvous=True, volume_template={"scope": "global"})
+    return replace(rig.work(2, attempt=3), lifetime_s=1.5, boot_timeout_s=2.5)
+
+
+def test_every_field_survives_the_way_through_json() -> None:
+    work = a_work()
+    again = Work.from_dict(json.loads(json.dumps(work.to_dict())))
+    assert again == work
+    assert {item.name for item in fields(Work)} == set(work.to_dict())
+
+
+def test_the_round_trip_is_tested_with_no_field_at_a_default() -> None:
+    work = a_work()
+    for item in fields(Work):
+        assert getattr(work, item.name) not in (item.default, "", (), 0, None), item.name
+    assert work.group.names
+    assert work.slots[0].volumes[0].id
+
+
+def test_the_group_survives_too() -> None:
+    group = group_of(a_plan(2, volume_template={"scope": "global"}))
+    assert type(group).from_dict(json.loads(json.dumps(group.to_dict()))) == group
+
+
+def test_the_deadline_leaves_time_to_boot_and_to_live() -> None:
+    now = utc_now()
+    template = NodeTemplate(lifetime=timedelta(hours=2), boot_timeout=timedelta(minutes=5))
+    rig = a_rig(1)
+    work = Work.begin(
+        role=Role.RANK, attempt=1, group=rig.group, slots=tuple(rig.slots), template=template, now=now
+    )
+    assert work.deadline - now >= timedelta(hours=2, minutes=5) - timedelta(milliseconds=1)
+    assert work.deadline - now < timedelta(hours=2, minutes=10)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_node_names_fit_every_cloud_and_differ_by_rank_and_attempt(role: Role) -> None:
+    group = group_of(a_plan())
+    names = {node_name(group, role, rank, attempt) for rank in (0, 1023) for attempt in (1, 99)}
+    assert len(names) == (4 if role is Role.RANK else 2)
+    assert all(len(name) <= 63 and name.islower() for name in names)
+
+
+def test_records_of_other_runs_groups_and_owners_never_count() -> None:
+    groups = [
+        group_of(a_plan()),
+        group_of(a_plan(run="run-2")),
+        group_of(a_plan(dag="other")),
+        group_of(a_plan(owner="you")),
+    ]
+    assert len({record_identity(group) for group in groups}) == 4
+
+
+def test_gather_is_never_part_of_the_gang() -> None:
+    work = a_rig(2, rendezvous=True).gather_work()
+    assert (work.rendezvous, work.gang, work.rank, work.label) == (False, (), -1, "gather")
