@@ -34,6 +34,9 @@ help: ## Show this help
 demo: venv-demo ## Run the example ETL on this machine; NODES=8, MODE=image|directory|auto
 	@$(BIN)/python demo/run_demo.py --nodes '$(NODES)' --mode '$(MODE)'
 
+# Tests find the tools of .venv, such as shellcheck, as they would in an activated environment.
+test test-all: export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 test: venv ## Run the tests; PYTEST_ARGS='-k naming' picks some
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 

@@ -86,9 +86,7 @@ def test_no_cloud_sdk_comes_with_the_bare_package(installed: Installation) -> No
     code = "from importlib.metadata import distributions as d; print(*[x.name for x in d()], sep='\\n')"
     names = installed.run("python", "-c", code).lower().split()
     assert "airflow-rankvol" in names
-    assert not [
-        name for name in names if name in ("boto3", "botocore", "pandas") or name.startswith("google-cloud")
-    ]
+    assert not [name for name in names if name in ("boto3", "botocore", "pandas") or name.startswith("google-cloud")]
 
 
 def test_the_wheel_holds_the_scripts_and_types_and_nothing_of_the_repository(wheel: Path) -> None:

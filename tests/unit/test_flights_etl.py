@@ -19,9 +19,7 @@ def run(script: str, *args: str | Path, cwd: Path, **env: str) -> dict[str, obje
     """Run a script of the demo as a node would, and return what it wrote to RANKVOL_RESULT."""
     result = cwd / "result.json"
     environment = os.environ | {"RANKVOL_RESULT": str(result), "MPLCONFIGDIR": str(cwd / "mpl")} | env
-    subprocess.run(
-        [sys.executable, INCLUDE / script, *args], cwd=cwd, env=environment, check=True, timeout=120
-    )
+    subprocess.run([sys.executable, INCLUDE / script, *args], cwd=cwd, env=environment, check=True, timeout=120)
     answer: dict[str, object] = json.loads(result.read_text())
     return answer
 
@@ -55,9 +53,7 @@ def test_the_gathered_statistics_equal_those_of_one_process(nodes: int, direct: 
     assert len(gathered) > 12
     assert gathered == rows(direct / "flights.parquet")
     assert (out / "flights.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "report.md").read_text().replace(f"{nodes} ranks", "1 ranks") == (
-        direct / "report.md"
-    ).read_text()
+    assert (out / "report.md").read_text().replace(f"{nodes} ranks", "1 ranks") == (direct / "report.md").read_text()
 
 
 def test_the_direct_aggregation_matches_figures_computed_with_pandas(direct: Path) -> None:
@@ -79,9 +75,9 @@ def test_the_direct_aggregation_matches_figures_computed_with_pandas(direct: Pat
             "cancelled": groups["dep_time"].apply(lambda times: int(times.isna().sum())),
         }
     )
-    found = pd.DataFrame(
-        rows(direct / "flights.parquet"), columns=["carrier", "month", *expected.columns]
-    ).set_index(["carrier", "month"])
+    found = pd.DataFrame(rows(direct / "flights.parquet"), columns=["carrier", "month", *expected.columns]).set_index(
+        ["carrier", "month"]
+    )
     # Another implementation may round a sum or an interpolation differently in the last place.
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-12)
 
