@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 CACHE := $(CURDIR)/.cache
-DEBIAN_PACKAGES := e2fsprogs fuse2fs mount procps util-linux
+DEBIAN_PACKAGES := e2fsprogs mount util-linux
 
 # Without bytecode Airflow starts three times slower; some machines switch it off for all of Python.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,12 +60,12 @@ build: venv ## Build wheel and source distribution into dist/
 	$(BIN)/uv build --quiet --out-dir dist
 	@ls dist
 
-system-deps: ## Install the Debian packages that help (as root): image mode, and directory mode's limits
+system-deps: ## Install the Debian packages that image mode needs (as root)
 	@if [ "$$(id -u)" != 0 ]; then \
-		echo 'system-deps: not root, nothing installed. Without it everything runs in directory mode.'; \
+		echo 'system-deps: not root, nothing installed. Without them everything runs in directory mode.'; \
 		echo 'system-deps: an administrator would run: apt-get install $(DEBIAN_PACKAGES)'; \
 	elif ! command -v apt-get >/dev/null; then \
-		echo 'system-deps: no apt-get here. Install by hand: losetup, mount, unshare, blkid, mkfs.ext4, fuse2fs.'; \
+		echo 'system-deps: no apt-get here. Install by hand: losetup, mount, unshare, blkid, setpriv, mkfs.ext4.'; \
 	elif dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then \
 		echo 'system-deps: all there: $(DEBIAN_PACKAGES)'; \
 	else \
