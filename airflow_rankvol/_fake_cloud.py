@@ -117,9 +117,7 @@ class FakeCloud:
             disk.attached_to, disk.attached_at = machine.id, now
         return machine
 
-    def _verb(
-        self, verb: str, resource: str, effect: Callable[[], T], half: Callable[[], Any] | None = None
-    ) -> T:
+    def _verb(self, verb: str, resource: str, effect: Callable[[], T], half: Callable[[], Any] | None = None) -> T:
         with self._lock:
             if self._crashed:
                 raise SimulatedCrash(f"{verb} {resource}: this process is dead")
@@ -149,6 +147,7 @@ class FakeCloud:
 
     def _fault(self, error: type[BackendError] | BaseException, verb: str, resource: str) -> BaseException:
         if isinstance(error, BaseException):
+            self._crashed = self._crashed or isinstance(error, SimulatedCrash)
             return error
         return self._error(error, verb, resource, "as the fault script says")
 

@@ -25,9 +25,7 @@ class FakeClock(Clock):
         on_sleep: called with the seconds at the begin of each sleep, so that a test can act in between.
     """
 
-    def __init__(
-        self, start: datetime | None = None, on_sleep: Callable[[float], None] | None = None
-    ) -> None:
+    def __init__(self, start: datetime | None = None, on_sleep: Callable[[float], None] | None = None) -> None:
         self._now = start or datetime(2026, 1, 1, tzinfo=UTC)
         self.on_sleep = on_sleep
         self.slept_s = 0.0
@@ -76,7 +74,8 @@ class FaultScript:
         """Let calls of a verb fail.
 
         Args:
-            error: an error class of the package, or any exception.
+            error: an error class of the package, or any exception; after a SimulatedCrash every verb raises it
+                until ``revive``.
             when: before the effect; after it (the answer is lost); midway (a batch verb does half of it);
                 or "ignored": accepted without an error and without any effect.
             call: only from the k-th call of this verb on, counted from 1.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 
 class VolumeView(Enum):
@@ -150,6 +151,7 @@ TABLE: tuple[Rule, ...] = (
 )
 
 
+@cache
 def decide(situation: Situation) -> Action:
     """Return the one next action for a situation."""
     return next(rule.action for rule in TABLE if rule.matches(situation))

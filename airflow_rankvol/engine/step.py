@@ -23,6 +23,7 @@ from airflow_rankvol.engine.views import (
     free_mounts,
     gang_nodes,
     older_nodes,
+    outlived,
     own_node,
     situation_of,
 )
@@ -96,7 +97,7 @@ def choose_attempt(work: Work, observation: Observation, try_number: int) -> Wor
     """Return the work at the attempt it belongs to.
 
     Without a rendezvous that is the task's own try. A gang has one attempt for all: a rank joins the newest
-    one, and starts the next only when that one has failed and this task was tried more often.
+    one, and starts the next only when that one is over and this task was tried more often.
     """
     if not work.rendezvous:
         return work.at_attempt(try_number)
@@ -104,7 +105,8 @@ def choose_attempt(work: Work, observation: Observation, try_number: int) -> Wor
     if newest == 0:
         return work.at_attempt(try_number)
     current = work.at_attempt(newest)
-    if culprit(current, observation) and newest < try_number:
+    over = culprit(current, observation) or outlived(current, observation)
+    if over and newest < try_number:
         return work.at_attempt(try_number)
     return current
 

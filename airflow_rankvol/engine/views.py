@@ -49,10 +49,10 @@ def gang_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
 def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
     """Return the nodes that have to go before this attempt may hold the volumes.
 
-    For a rank, its earlier attempts (in a gang, everybody's). For gather, its earlier attempts and any rank's
-    node that nobody watches any more; the released nodes of a gang are left to finish by themselves, because a
-    restarted gang computes its finished ranks again, too. A node that has ended and holds nothing is history:
-    EC2 lists it for another hour, whatever is asked of it.
+    For a rank, its earlier attempts (in a gang, everybody's) and a gather node that has its volumes. For gather,
+    its earlier attempts and any rank's node that nobody watches any more; the released nodes of a gang are left to
+    finish by themselves, because a restarted gang computes its finished ranks again, too. A node that has ended
+    and holds nothing is history: EC2 lists it for another hour, whatever is asked of it.
     """
     pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
     older = [node for node in pool if attempt_of(node) < work.attempt]
@@ -60,7 +60,17 @@ def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
         ranks = observation.rank_nodes(work.group.key)
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
     holders = {volume.attached_to for volume in observation.volumes}
-    return tuple(node for node in older if node.state is not NodeState.ENDED or node.id in holders)
+    older = [node for node in older if node.state is not NodeState.ENDED or node.id in holders]
+    return (*older, *_stale_gather(work, observation))
+
+
+def _stale_gather(work: Work, observation: Observation) -> list[Node]:
+    """Return the gather node that holds this rank's volumes: it gathers what is about to change."""
+    if work.role is Role.GATHER:
+        return []
+    wanted = {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)}
+    holders = {volume.attached_to for volume in observation.volumes if volume.id in wanted}
+    return [node for node in observation.rank_nodes(work.group.key, Role.GATHER) if node.id in holders]
 
 
 def is_failed(node: Node) -> bool:
@@ -85,6 +95,16 @@ def culprit(work: Work, observation: Observation) -> str:
         gone = min(set(range(work.nodes)) - present)
         return f"the node of rank {gone} is gone"
     return ""
+
+
+def outlived(work: Work, observation: Observation) -> bool:
+    """Say whether some volume was made again after this gang had ended: a cleared group starts anew."""
+    return any(
+        node.state is NodeState.ENDED and volume.created_at > node.created_at
+        for node in gang_nodes(work, observation)
+        for volume_id in (work.gang[rank_of(node)] if 0 <= rank_of(node) < len(work.gang) else ())
+        if (volume := observation.volume(volume_id))
+    )
 
 
 def failed_peer(work: Work, observation: Observation) -> Node | None:

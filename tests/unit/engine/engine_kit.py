@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from airflow_rankvol.backends.base import Selector
@@ -16,6 +17,7 @@ from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import Group, Observation, Role, Slot, VolumeState
 from airflow_rankvol.spec.job import RankJob
+from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.testing import FakeBackend
 
 
@@ -142,3 +144,17 @@ def a_rig(nodes: int = 3, *, backend: FakeBackend | None = None, created: bool =
     if created:
         rig.create()
     return rig
+
+
+def a_gang(nodes: int = 3, *, backend: FakeBackend, **job: Any) -> Rig:
+    """Return a run whose nodes start together."""
+    short = {"node": NodeTemplate(lifetime=timedelta(minutes=30)), **job}
+    return a_rig(nodes, backend=backend, rendezvous=True, **short)
+
+
+def all_launched(rig: Rig) -> list[Work]:
+    """Launch every rank as its own task would."""
+    works = [rig.begin(rank) for rank in range(rig.plan.job.nodes)]
+    for work in works:
+        assert rig.launch(work) is None
+    return works

@@ -19,10 +19,7 @@ from airflow_rankvol.engine.decide import (
     decide,
 )
 
-ALL = [
-    Situation(*values)
-    for values in product(NodeView, VolumeView, Others, Overdue, Gang, (True, False))
-]
+ALL = [Situation(*values) for values in product(NodeView, VolumeView, Others, Overdue, Gang, (True, False))]
 FAILURES = {action for action in Action if action.name.startswith("FAIL_")}
 
 
@@ -107,9 +104,7 @@ def test_an_older_attempt_is_removed_only_while_there_is_one_and_this_node_has_n
 
 
 def test_past_its_lifetime_no_node_is_waited_for() -> None:
-    late = [
-        s for s in ALL if s.overdue is Overdue.LIFETIME and s.node in (NodeView.PENDING, NodeView.RUNNING)
-    ]
+    late = [s for s in ALL if s.overdue is Overdue.LIFETIME and s.node in (NodeView.PENDING, NodeView.RUNNING)]
     assert {decide(s) for s in late} == {Action.FAIL_LIFETIME, Action.FAIL_SUPERSEDED}
 
 

@@ -7,19 +7,16 @@ from datetime import timedelta
 
 import pytest
 
-from airflow_rankvol.engine.results import ResultNotJson
 from airflow_rankvol.errors import (
     AuthDenied,
     DeadlineExceeded,
-    GatherFailed,
-    GatherIncomplete,
     NoCapacity,
     QuotaExceeded,
     RankFailed,
     Throttled,
     VolumeConflict,
 )
-from airflow_rankvol.records import RankResult, Role, VolumeState
+from airflow_rankvol.records import RankResult, VolumeState
 from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.testing import (
     Ending,
@@ -34,19 +31,6 @@ from airflow_rankvol.testing import (
 )
 
 from .engine_kit import a_rig
-
-BACKENDS = {
-    "attach by call": {},
-    "attach at launch": {"attach_at_launch": True},
-    "ended nodes hold volumes": {"attach_at_launch": True, "ended_nodes_hold_volumes": True},
-    "seen late, listed long": {"timings": Timings(lag_s=7, linger_s=3600)},
-    "seen late with its volume": {"attach_at_launch": True, "timings": Timings(lag_s=7)},
-}
-
-
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
-def backend(request: pytest.FixtureRequest) -> FakeBackend:
-    return FakeBackend(**request.param)
 
 
 def test_a_rank_that_succeeds_gives_its_output_and_its_times(backend: FakeBackend) -> None:
@@ -355,136 +339,3 @@ def test_a_volume_may_show_its_node_before_the_node_is_listed(scope: str) -> Non
     backend = FakeBackend(attach_at_launch=True, timings=Timings(lag_s=30))
     rig = a_rig(backend=backend, volume_template={"scope": scope})
     assert rig.run_rank(0).error is None
-
-
-# Gather.
-
-
-def test_gather_reads_every_rank_and_marks_the_volumes_it_has_collected(backend: FakeBackend) -> None:
-    rig = a_rig(backend=backend)
-    for rank in range(3):
-        rig.run_rank(rank)
-    outcome = rig.gather()
-    assert outcome.error is None
-    assert outcome.result.output == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
-    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {rig.group.key}
-
-
-def test_gather_names_the_ranks_without_a_record_and_collects_nothing(backend: FakeBackend) -> None:
-    backend.endings[("rank", 1)] = fails()
-    rig = a_rig(backend=backend)
-    for rank in range(3):
-        rig.run_rank(rank)
-    outcome = rig.gather()
-    assert isinstance(outcome.error, GatherIncomplete)
-    assert outcome.error.missing == (1,)
-    assert "no completion record of rank 1" in str(outcome.error)
-    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {""}
-
-
-def test_gather_names_a_rank_whose_volume_is_gone(backend: FakeBackend) -> None:
-    rig = a_rig(backend=backend)
-    for rank in range(3):
-        rig.run_rank(rank)
-    del backend._world.disks[rig.slots[2].volumes[0].id]
-    outcome = rig.gather()
-    assert isinstance(outcome.error, GatherIncomplete)
-    assert outcome.error.missing == (2,)
-
-
-def test_with_allow_missing_gather_goes_on_and_only_the_others_count_as_collected(
-    backend: FakeBackend,
-) -> None:
-    backend.endings[("rank", 1)] = fails()
-    rig = a_rig(backend=backend, allow_missing=True)
-    for rank in range(3):
-        rig.run_rank(rank)
-    outcome = rig.gather()
-    assert outcome.error is None
-    assert outcome.report is not None
-    assert (outcome.report.collected, outcome.report.missing) == ((0, 2), (1,))
-    tags = {disk.tags.rank: disk.tags.collected for disk in backend.volumes.values() if disk.tags}
-    assert tags == {0: rig.group.key, 1: "", 2: rig.group.key}
-
-
-def test_a_failing_gather_collects_nothing(backend: FakeBackend) -> None:
-    backend.endings[("gather", -1)] = fails(2, log_tail="merge failed")
-    rig = a_rig(2, backend=backend)
-    for rank in range(2):
-        rig.run_rank(rank)
-    outcome = rig.gather()
-    assert isinstance(outcome.error, GatherFailed)
-    assert (outcome.error.exit_code, outcome.error.log_tail) == (2, "merge failed")
-    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {""}
-
-
-def test_gather_ends_a_ranks_node_that_nobody_watches_any_more(backend: FakeBackend) -> None:
-    backend.endings[("rank", 1)] = hangs()
-    rig = a_rig(backend=backend, allow_missing=True)
-    work = rig.begin(1)
-    rig.launch(work)
-    rig.until_attached(work)
-    for rank in (0, 2):
-        rig.run_rank(rank)
-    outcome = rig.gather()
-    assert outcome.error is None
-    assert outcome.report is not None
-    assert outcome.report.missing == (1,)
-
-
-@pytest.mark.parametrize("when", ["before", "after", "midway"])
-def test_collected_tags_are_set_again_when_the_call_failed(when: str) -> None:
-    backend = FakeBackend()
-    rig = a_rig(backend=backend)
-    for rank in range(3):
-        rig.run_rank(rank)
-    backend.faults.fail("tag_volumes", Throttled, when=when, times=3)  # type: ignore[arg-type]
-    assert rig.gather().error is None
-    assert {disk.tags.collected for disk in backend.volumes.values() if disk.tags} == {rig.group.key}
-
-
-def test_adopted_volumes_are_never_tagged() -> None:
-    backend = FakeBackend()
-    for rank in range(2):
-        backend.add_volume(f"data-volume-{rank}")
-    rig = a_rig(2, backend=backend, volume_template={"scope": "global"})
-    for rank in range(2):
-        rig.run_rank(rank)
-    assert rig.gather().error is None
-    assert [disk.tags for disk in backend.volumes.values()] == [None, None]
-
-
-def test_only_a_volume_that_this_run_created_blank_may_be_formatted() -> None:
-    backend = FakeBackend()
-    backend.add_volume("data-volume-0")
-    rig = a_rig(2, backend=backend, volume_template={"scope": "global"})
-    for rank in range(2):
-        rig.run_rank(rank)
-    attachments = {node.request.tags.rank: node.request.attachments for node in backend.nodes.values()}
-    assert {rank: item[0].may_format for rank, item in attachments.items()} == {0: False, 1: True}
-
-
-def test_a_second_run_of_dag_scope_may_not_format_what_the_first_one_made() -> None:
-    backend = FakeBackend()
-    scoped = {"volume_template": {"scope": "dag"}}
-    one = a_rig(2, backend=backend, **scoped)
-    one.run_rank(0)
-    other = a_rig(2, backend=backend, run="run-2", **scoped)
-    outcome = other.run_rank(0)
-    assert (outcome.error, outcome.result.reused) == (None, False)
-    node = backend.nodes[outcome_node(other)]
-    assert not node.request.attachments[0].may_format
-
-
-def outcome_node(rig: object) -> str:
-    from airflow_rankvol.engine.work import node_name
-
-    return node_name(rig.group, Role.RANK, 0, 1)  # type: ignore[attr-defined]
-
-
-def test_the_error_class_of_bad_output_keeps_the_rest_of_the_report() -> None:
-    from airflow_rankvol.engine.results import parse_report
-
-    with pytest.raises(ResultNotJson) as caught:
-        parse_report('{"exit_code": 0, "output_b64": "eA==", "phase": "done"}')
-    assert caught.value.report.phase == "done"

@@ -44,9 +44,7 @@ def test_the_deadline_leaves_time_to_boot_and_to_live() -> None:
     now = utc_now()
     template = NodeTemplate(lifetime=timedelta(hours=2), boot_timeout=timedelta(minutes=5))
     rig = a_rig(1)
-    work = Work.begin(
-        role=Role.RANK, attempt=1, group=rig.group, slots=tuple(rig.slots), template=template, now=now
-    )
+    work = Work.begin(role=Role.RANK, attempt=1, group=rig.group, slots=tuple(rig.slots), template=template, now=now)
     assert work.deadline - now >= timedelta(hours=2, minutes=5) - timedelta(milliseconds=1)
     assert work.deadline - now < timedelta(hours=2, minutes=10)
 
