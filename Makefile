@@ -3,6 +3,8 @@
 PYTHON ?= python3
 NODES ?= 4
 PYTEST_ARGS ?=
+# One test process per core; tests that share a costly fixture stay together in one.
+PARALLEL ?= -n logical --maxprocesses 8 --dist loadgroup
 
 UV_VERSION := 0.13.9
 BIN := .venv/bin
@@ -38,10 +40,10 @@ demo: venv-demo ## Run the example ETL on this machine; NODES=8, MODE=image|dire
 test test-all: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 test: venv ## Run the tests; PYTEST_ARGS='-k naming' picks some
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow' $(PYTEST_ARGS)
 
 test-all: venv ## Run the tests at full size, slow ones too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: venv ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -183,7 +183,7 @@ def test_all_or_nothing_when_a_volume_cannot_be_created(
 
 def test_what_a_killed_create_had_made_is_deleted(bench: DagBench, tmp_path: Path) -> None:
     """Create's process is killed after two of three volumes: the teardown finds them by tag and removes them."""
-    dag = bench.job(nodes=3, volume_template={"size": "32MB", "reclaim": "delete_always"})
+    dag = bench.job(nodes=3)
     script = Path(__file__).with_name("kill_in_create.py")
     run = bench.start(dag)
     ended = subprocess.run(

@@ -25,9 +25,10 @@ def test_the_contract_holds_for_an_ordinary_user() -> None:
         *("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"),
         *("--bounding-set=-all,+dac_read_search", "--no-new-privs"),
         *(sys.executable, "-m", "pytest", str(Path(__file__).parent), "-q", "-k", "local-directory"),
-        *("-p", "no:cacheprovider", "--basetemp", f"{folder}/tests", "--deselect", "test_unprivileged"),
+        *("-o", f"cache_dir={folder}/cache", "--basetemp", f"{folder}/tests", "--deselect", "test_unprivileged"),
     ]
-    environment = {**os.environ, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment = {**inherited, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run = subprocess.run(
             command,
