@@ -51,7 +51,7 @@ class FakeCloud:
         *,
         clock: Clock | None = None,
         timings: Timings | None = None,
-        endings: Mapping[tuple[str, int, int] | tuple[str, int], Ending] | None = None,
+        endings: Mapping[Any, Ending] | None = None,
         attach_at_launch: bool = False,
         ended_nodes_hold_volumes: bool = False,
         crash_after: int | None = None,

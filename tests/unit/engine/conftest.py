@@ -17,6 +17,6 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+@pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> FakeBackend:
     return FakeBackend(**request.param)

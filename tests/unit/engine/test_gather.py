@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_rankvol.errors import (
@@ -125,7 +127,7 @@ def test_only_a_volume_that_this_run_created_blank_may_be_formatted() -> None:
 
 def test_a_second_run_of_dag_scope_may_not_format_what_the_first_one_made() -> None:
     backend = FakeBackend()
-    scoped = {"volume_template": {"scope": "dag"}}
+    scoped: dict[str, Any] = {"volume_template": {"scope": "dag"}}
     one = a_rig(2, backend=backend, **scoped)
     one.run_rank(0)
     other = a_rig(2, backend=backend, run="run-2", **scoped)

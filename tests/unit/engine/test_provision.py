@@ -186,12 +186,13 @@ def test_a_global_volume_of_another_run_of_ours_is_adopted_and_not_tagged_again(
 def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_slower_one() -> None:
     backend = FakeBackend()
     slower = Rig(backend, a_plan(1, run="run-2", volume_template={"scope": "global"}))
-    observe, beaten = backend.observe, []
+    observe = backend.observe
+    beaten: list[bool] = []
 
     def too_late(group: Any) -> Any:
         seen = observe(group)
         if not beaten:
-            beaten.append(a_rig)
+            beaten.append(True)
             a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
         return seen
 

@@ -126,7 +126,7 @@ def test_what_another_owner_has_is_never_removed() -> None:
 def test_what_a_careless_backend_lists_of_another_owner_is_not_even_judged() -> None:
     backend = FakeBackend()
     theirs = a_left_rig(backend=backend, collected=True, owner="you")
-    backend.list_owned = lambda _selector: theirs.observe()  # type: ignore[method-assign]
+    backend.list_owned = lambda selector: theirs.observe()  # type: ignore[method-assign]
     assert survey(backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED) == []
 
 

@@ -19,7 +19,8 @@ from .engine_kit import Rig, a_plan, a_rig
 def a_finished_rig(*, collected: bool = True, nodes: int = 2, **fields: Any) -> Rig:
     """Return a run whose ranks succeeded, and whose gather did when asked for."""
     backend = fields.pop("backend", None) or FakeBackend()
-    backend.endings.setdefault(("gather", -1), fails() if not collected else None)
+    if not collected:
+        backend.endings[("gather", -1)] = fails()
     rig = a_rig(nodes, backend=backend, **fields)
     for rank in range(nodes):
         rig.run_rank(rank)
