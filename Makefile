@@ -3,8 +3,8 @@
 PYTHON ?= python3
 NODES ?= 4
 PYTEST_ARGS ?=
-# One test process per core; tests that share a costly fixture stay together in one.
-PARALLEL ?= -n logical --maxprocesses 8 --dist loadgroup
+# One test process per core; the tests of a file stay together, since they share what is costly to set up.
+PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
 
 UV_VERSION := 0.13.9
 BIN := .venv/bin

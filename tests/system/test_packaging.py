@@ -21,9 +21,6 @@ def pins(lock: str) -> set[str]:
     return set(re.findall(r"^(\S+==[^\\\n]+?) *\\?$", (ROOT / lock).read_text(), re.MULTILINE))
 
 
-pytestmark = pytest.mark.xdist_group("wheel")
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from this checkout."""

@@ -54,7 +54,6 @@ DAGS = {
                     commands=["sleep 600"])
     """,
 }
-pytestmark = pytest.mark.xdist_group("stack")  # one Airflow for all of them
 HEAD = "from datetime import timedelta\nfrom airflow.sdk import DAG\nfrom airflow_rankvol import rank_job\n"
 
 

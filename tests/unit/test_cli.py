@@ -37,9 +37,7 @@ def test_ls_says_none_when_there_is_nothing(cloud: Cloud, capsys: pytest.Capture
     assert capsys.readouterr().out == "none\n"
 
 
-def test_ls_shows_volumes_and_nodes_with_the_verdict_on_each(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ls_shows_volumes_and_nodes_with_the_verdict_on_each(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     names = cloud.volumes(size="20GB", reclaim="delete_always")
     cloud.node("node-0")
     cloud.runs["etl", "r1"] = RunState.ENDED
@@ -121,9 +119,7 @@ def test_an_undefined_connection_is_a_usage_error_without_a_traceback(
     assert "Traceback" not in answer.err
 
 
-def test_a_backend_that_fails_is_named_and_nothing_is_claimed(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_backend_that_fails_is_named_and_nothing_is_claimed(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.volumes(nodes=1)
     cloud.backend.faults.fail("list_owned", AuthDenied)
     assert main(["ls"]) == 1

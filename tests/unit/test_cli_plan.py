@@ -79,9 +79,7 @@ def test_plan_tables_name_every_volume(capsys: pytest.CaptureFixture[str], job_f
     assert out.count("/scratch") == 3
 
 
-def test_nodes_replaces_the_jobs_own_number(
-    capsys: pytest.CaptureFixture[str], job_file: Path, dag_file: Path
-) -> None:
+def test_nodes_replaces_the_jobs_own_number(capsys: pytest.CaptureFixture[str], job_file: Path, dag_file: Path) -> None:
     for path in (job_file, dag_file):
         assert main(["plan", str(path), "--nodes", "5", "-o", "json"]) == 0
         assert {len(plan["slots"]) for plan in rows(capsys)} == {5}
@@ -100,9 +98,7 @@ def test_plan_of_a_dag_file_renders_its_params(capsys: pytest.CaptureFixture[str
     assert extract["slots"][3]["volumes"][0]["name"] == f"p1-{extract['key']}-3"
 
 
-def test_what_a_dag_file_prints_does_not_spoil_the_answer(
-    capsys: pytest.CaptureFixture[str], dag_file: Path
-) -> None:
+def test_what_a_dag_file_prints_does_not_spoil_the_answer(capsys: pytest.CaptureFixture[str], dag_file: Path) -> None:
     assert main(["plan", str(dag_file), "-o", "json"]) == 0
     answer = capsys.readouterr()
     json.loads(answer.out)

@@ -66,9 +66,7 @@ def test_the_operators_word_ends_a_run_that_airflow_does_not_know(cloud: Cloud) 
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["run", "run-and-name"])
-def test_nothing_of_a_live_run_is_ever_removed(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str], named: bool
-) -> None:
+def test_nothing_of_a_live_run_is_ever_removed(cloud: Cloud, capsys: pytest.CaptureFixture[str], named: bool) -> None:
     names = cloud.volumes(reclaim="delete_always", expiry="1s")
     cloud.node("node-0")
     cloud.backend.clock.sleep(4 * 3600)
@@ -114,9 +112,7 @@ def test_a_name_has_to_be_exact(cloud: Cloud, capsys: pytest.CaptureFixture[str]
     assert f"nothing of ours is named {names[0][:-1]!r}" in capsys.readouterr().err
 
 
-def test_a_named_volume_that_has_to_stay_is_an_error(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_named_volume_that_has_to_stay_is_an_error(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     name = cloud.volumes(nodes=1, scope="dag")[0]
     cloud.runs["etl", "r1"] = RunState.LIVE
     assert main(["reap", "--name", name, "--yes"]) == 1

@@ -29,9 +29,6 @@ def rows(file: Path) -> list[tuple[object, ...]]:
     return [tuple(row) for row in duckdb.execute(f"FROM '{file}'").fetchall()]
 
 
-pytestmark = pytest.mark.xdist_group("flights")
-
-
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the statistics of all flights, aggregated in one process."""

@@ -114,9 +114,7 @@ class TestPlan:
     def test_a_literal_name_that_meets_a_hashed_one_is_refused(self) -> None:
         literal = {"name": f"a-{RUN.key()}-${{NODE_RANK}}", "path": "/b", "scope": "global"}
         clashing = job(volumes=["a-${NODE_RANK}:/a", literal])
-        with pytest.raises(
-            ConfigError, match=r"volumes\.1\.name: 'a-.*-0' of rank 0 is also the name of volumes\.0"
-        ):
+        with pytest.raises(ConfigError, match=r"volumes\.1\.name: 'a-.*-0' of rank 0 is also the name of volumes\.0"):
             make_plan(clashing, RUN)
 
     def test_the_largest_job_has_all_its_names(self) -> None:
