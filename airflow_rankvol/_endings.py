@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_rankvol.errors import GatherIncomplete, RankFailed
+from airflow_rankvol.errors import (
+    DeadlineExceeded,
+    GatherFailed,
+    GatherIncomplete,
+    RankFailed,
+    RankVolError,
+    VolumeConflict,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -42,7 +49,7 @@ def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) 
     """Return a success's result; log a failure, push its result and raise.
 
     Raises:
-        RankFailed: the node's work failed; the message says why.
+        RankVolError: the node's work failed; the message says why.
     """
     result: dict[str, Any] = dict(ending["result"])
     if not ending["error"]:
@@ -50,6 +57,19 @@ def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) 
     log_failure(operator.log, ending)
     if result["rank"] >= 0:
         context["ti"].xcom_push(key="return_value", value=result)
-    raise RankFailed(
-        str(ending["error"]), rank=result["rank"], exit_code=result["exit_code"], log_tail=result["log_tail"]
-    )
+    raise error_of(ending)
+
+
+def error_of(ending: Mapping[str, Any]) -> RankVolError:
+    """Return the error of an ending that failed, as the type that it was raised as."""
+    result, message, kind = ending["result"], str(ending["error"]), ending["error_type"]
+    details = {"exit_code": result["exit_code"], "log_tail": result["log_tail"]}
+    if kind == GatherFailed.__name__:
+        return GatherFailed(message, **details)
+    if kind == GatherIncomplete.__name__:
+        return GatherIncomplete(message, missing=ending["missing"])
+    if kind == DeadlineExceeded.__name__:
+        return DeadlineExceeded(message)
+    if kind == VolumeConflict.__name__:
+        return VolumeConflict(message)
+    return RankFailed(message, rank=result["rank"], **details)

@@ -177,7 +177,8 @@ class GatherRankResults(RankJobOperator):
     """Gather the results of all ranks into one.
 
     With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
-    ``$RANKVOL_RESULT`` is the result. Without, the result is the list of the ranks' outputs in rank order.
+    ``$RANKVOL_RESULT`` is the result. Without, the result is the list of the ranks' outputs in rank order, with None
+    for a rank that is missing.
 
     Args:
         slots: what CreateRankVolumes returned.
@@ -226,7 +227,7 @@ class GatherRankResults(RankJobOperator):
             observation = patiently(volumes.backend, volumes.backend.observe, work.group)
             patiently(volumes.backend, mark_collected, volumes.backend, work, observation, tuple(outputs))
             context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
-            return [outputs[slot.rank] for slot in slots if slot.rank in outputs]
+            return [outputs.get(slot.rank) for slot in slots]
         self._running = (volumes, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
         return self._finish(context, ending_of(outcome), outputs)

@@ -63,7 +63,8 @@ def from_iso(text: str | None) -> datetime | None:
 class Tags:
     """The tags that every volume and node of ours carries; the truth about whose it is.
 
-    ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. An empty
+    ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
+    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. An empty
     ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results.
     """
 

@@ -34,9 +34,7 @@ def check(plan: Plan, state_dir: Path, mode: str) -> None:
     chosen = disk.pick_mode(state_dir) if mode == "auto" else mode
     reason = disk.why_no_images() if mode == "image" else ""
     if reason:
-        raise ConfigError(
-            f"mode 'image' does not work on this machine: {reason}. Use mode 'auto' or 'directory'"
-        )
+        raise ConfigError(f"mode 'image' does not work on this machine: {reason}. Use mode 'auto' or 'directory'")
     for volume in plan.volumes():
         _check_volume(volume, chosen)
     for name, path in plan.job.secret_env.items():
@@ -51,13 +49,9 @@ def _check_volume(volume: PlannedVolume, mode: str) -> None:
     for field in ("snapshot", "image"):
         value = getattr(template, field)
         if value:
-            raise ConfigError(
-                f"{where}: {field}={value!r}; volumes of the local backend start blank. Leave it out"
-            )
+            raise ConfigError(f"{where}: {field}={value!r}; volumes of the local backend start blank. Leave it out")
     if volume.reclaim == "snapshot":
-        raise ConfigError(
-            f"{where}: reclaim='snapshot'; the local backend has no snapshots. Use 'retain' to keep it"
-        )
+        raise ConfigError(f"{where}: reclaim='snapshot'; the local backend has no snapshots. Use 'retain' to keep it")
     if mode == "image" and volume.size_gib < disk.MIN_IMAGE_GIB:
         raise ConfigError(f"{where}: size {template.size}; an ext4 image needs at least 8MB. Ask for more")
 
@@ -90,10 +84,14 @@ def check_secret(name: str, path: str) -> None:
 
 def _tell_ignored(plan: Plan) -> None:
     node = plan.job.node
-    ignored = {f"node.{field}" for field in ("machine_type", "image", "zones") if getattr(node, field)}
+    ignored = {f"node.{field}" for field in ("machine_type", "image", "zones", "tags") if getattr(node, field)}
+    if plan.job.staging:
+        ignored.add("staging (files of any size travel with the node's script here)")
     for volume in plan.volumes():
-        fields = ("type", "iops", "throughput", "kms_key")
+        fields = ("type", "iops", "throughput", "kms_key", "tags")
         ignored |= {f"volume_template.{field}" for field in fields if getattr(volume.template, field)}
+        if "encrypted" in volume.template.model_fields_set and volume.template.encrypted:
+            ignored.add("volume_template.encrypted")
     if ignored:
         log.info("ignored on the local backend: %s", ", ".join(sorted(ignored)))
 

@@ -34,9 +34,7 @@ class Holding:
         for attachment in request.attachments:
             volume = self._store.volume(attachment.volume_id)
             if volume is None:
-                raise _error(
-                    FinalError, "create_node", f"{attachment.name} ({attachment.volume_id})", "no such volume"
-                )
+                raise _error(FinalError, "create_node", f"{attachment.name} ({attachment.volume_id})", "no such volume")
             self.check_free(volume, "create_node", run=request.tags.run)
             found.append(volume)
         return found

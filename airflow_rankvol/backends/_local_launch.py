@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 _RESERVE_BYTES = 64 * 1024
 
 
-def prepare(
-    backend: LocalBackend, request: NodeRequest, volumes: Sequence[VolumeFile], taken: set[str]
-) -> NodeFile:
+def prepare(backend: LocalBackend, request: NodeRequest, volumes: Sequence[VolumeFile], taken: set[str]) -> NodeFile:
     """Put a node on record, with everything that it needs to start; its volumes are held from here on."""
     store = backend.store
     node = NodeFile(

@@ -95,9 +95,7 @@ class Supervisor:
             os.close(start)
             self._become_node(go, namespace)
         kind = "namespace" if namespace else "process"
-        linux.write(
-            f"{self.node_dir}/child", linux.identity(child).replace("}", f', "isolation": "{kind}"}}')
-        )
+        linux.write(f"{self.node_dir}/child", linux.identity(child).replace("}", f', "isolation": "{kind}"}}'))
         os.write(start, b"!")
         os.close(start)
         os.close(go)

@@ -230,7 +230,5 @@ def _entries(folder: Path) -> list[str]:
 def _checked(item_id: str) -> str:
     """Return the id; refuse one that would name a file elsewhere."""
     if not item_id or "/" in item_id or item_id.startswith("."):
-        raise BackendError(
-            f"{item_id!r} is no id of this backend", backend="local", verb="find", resource=item_id
-        )
+        raise BackendError(f"{item_id!r} is no id of this backend", backend="local", verb="find", resource=item_id)
     return item_id

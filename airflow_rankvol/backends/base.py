@@ -114,7 +114,11 @@ class Backend(Protocol):
         """Refuse early what cannot work (quota, zone, limits, rights). Creates nothing."""
 
     def observe(self, group: Group) -> Observation:
-        """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read."""
+        """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read.
+
+        A node that has ended stays listed, with its report, until ``delete_node``; one that was deleted is not
+        listed any more. The engine reads late ranks' results and a gang's fate from that.
+        """
 
     def list_owned(self, selector: Selector) -> Observation:
         """Return every volume and node that carries the owner's tags."""

@@ -131,9 +131,7 @@ class LocalBackend:
         mode = self._new_mode()
         with mapped("add_untagged_volume", name), self.store.lock():
             if self._by_name(name):
-                raise VolumeConflict(
-                    "the name is taken", backend=self.name, verb="create_volume", resource=name
-                )
+                raise VolumeConflict("the name is taken", backend=self.name, verb="create_volume", resource=name)
             item = VolumeFile(new_id("vol"), name, size_gib, mode, to_iso(self.clock.now()), mode, {})
             self._add(item)
         return item.seen(None)
@@ -145,9 +143,7 @@ class LocalBackend:
                 item = self.store.volume(volume_id)
                 if item is None:
                     return
-                guard.check(
-                    tags=Tags.from_dict(item.tags), name=item.name, backend=self.name, verb="delete_volume"
-                )
+                guard.check(tags=Tags.from_dict(item.tags), name=item.name, backend=self.name, verb="delete_volume")
                 self.holding.check_free(item, "delete_volume")
                 self.store.discard(self.store.volume_dir(volume_id))
             self.store.sweep()
@@ -225,9 +221,7 @@ class LocalBackend:
     def log_text(self, node_id: str) -> str:
         """Return everything that the node wrote to its console."""
         try:
-            return (self.store.node_dir(node_id) / "console.log").read_text(
-                encoding="utf-8", errors="replace"
-            )
+            return (self.store.node_dir(node_id) / "console.log").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 

@@ -134,10 +134,7 @@ def _functions(spec: BootSpec) -> list[str]:
     return [
         "rv_files() {",
         *(f'mkdir -p "$RV_WORK"/{shlex.quote(folder)} &&' for folder in folders),
-        *(
-            f'rv_unpack "$RV_WORK"/{shlex.quote(name)} {_pack(content)} &&'
-            for name, content in spec.files.items()
-        ),
+        *(f'rv_unpack "$RV_WORK"/{shlex.quote(name)} {_pack(content)} &&' for name, content in spec.files.items()),
         f'rv_unpack "$RV_HOME/commands.sh" {_pack(commands)}',
         "}",
         "rv_user_env() { :",

@@ -115,19 +115,19 @@ class Rule:
         return self.may_launch is None or self.may_launch == situation.may_launch
 
 
-N, V, O, D, G = NodeView, VolumeView, Others, Overdue, Gang
+N, V, D, G = NodeView, VolumeView, Overdue, Gang
 _UP = frozenset({N.PENDING, N.RUNNING})
 _LATE = frozenset({D.BOOT, D.LIFETIME})
 
 TABLE: tuple[Rule, ...] = (
     # A later attempt owns the volume now: touch nothing.
-    Rule(Action.FAIL_SUPERSEDED, others=frozenset({O.NEWER})),
+    Rule(Action.FAIL_SUPERSEDED, others=frozenset({Others.NEWER})),
     # What has ended is read before anything else, even late: a result is never thrown away.
     Rule(Action.COLLECT, node=frozenset({N.ENDED})),
     Rule(Action.FAIL_LIFETIME, node=_UP, overdue=frozenset({D.LIFETIME})),
     Rule(Action.FAIL_GANG, gang=frozenset({G.BROKEN})),
     # One attempt at a time may hold the volume.
-    Rule(Action.REMOVE_OLDER, others=frozenset({O.OLDER})),
+    Rule(Action.REMOVE_OLDER, others=frozenset({Others.OLDER})),
     # The volume's own trouble ends the rank whatever the node does.
     Rule(Action.FAIL_NO_VOLUME, volume=frozenset({V.ABSENT})),
     Rule(Action.FAIL_VOLUME, volume=frozenset({V.BROKEN})),

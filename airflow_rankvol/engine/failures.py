@@ -18,6 +18,7 @@ from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeSt
 
 
 def report_error(work: Work, node: Node, report: Report | None) -> RankVolError | None:
+    """Return why a node that has ended did not succeed, or None."""
     if report is None:
         return _lost(work, node)
     if work.role is Role.GATHER and report.phase == "incomplete":
@@ -36,6 +37,7 @@ def report_error(work: Work, node: Node, report: Report | None) -> RankVolError 
 
 
 def failed(work: Work, message: str, exit_code: int | None, log_tail: str) -> RankVolError:
+    """Return the error of a rank, or of gather."""
     if work.role is Role.GATHER:
         return GatherFailed(message, exit_code=exit_code, log_tail=log_tail)
     return RankFailed(message, rank=work.rank, exit_code=exit_code, log_tail=log_tail)

@@ -72,9 +72,7 @@ class Launcher:
     def _gather(self, work: Work, observation: Observation) -> NodeRequest:
         job = self.job
         template = job.gather_node or job.node
-        missing = tuple(
-            slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes)
-        )
+        missing = tuple(slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes))
         attachments = tuple(
             Attachment(volume_id=v.id, name=v.name, path=v.path, rank=slot.rank, read_only=True)
             for slot in work.slots
@@ -101,9 +99,7 @@ class Launcher:
         )
         return self._request(work, spec, -1, work.slots[0].zone, template)
 
-    def _request(
-        self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate
-    ) -> NodeRequest:
+    def _request(self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate) -> NodeRequest:
         name = node_name(work.group, work.role, rank, work.attempt)
         tags = work.group.tags(
             rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(work.deadline), scope="run"

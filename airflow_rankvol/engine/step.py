@@ -127,9 +127,7 @@ def _act(
     return None
 
 
-def _go_on(
-    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action
-) -> None:
+def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action) -> None:
     if action is Action.LAUNCH and launcher is not None:
         for request in launcher.requests(work, observation):
             backend.create_node(request)

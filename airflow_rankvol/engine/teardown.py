@@ -90,9 +90,7 @@ def teardown(
         else:
             kept.append(verdict)
     kept = _extend_expiry(backend, kept, observation, wanted, problems)
-    deleted = delete_volumes(
-        backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s
-    )
+    deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s)
     if problems:
         raise leak(problems)
     return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
@@ -131,7 +129,7 @@ def delete_nodes(
 ) -> list[str]:
     """Delete nodes of ours and verify that each is gone (or at least ended); return their labels."""
     for node in nodes:
-        assert node.tags is not None  # callers pass only nodes that carry our tags
+        assert node.tags is not None  # noqa: S101 - callers pass only nodes that carry our tags
         guard = Guard(owner=node.tags.owner, key=node.tags.key)
         try:
             patiently(backend, backend.delete_node, node.id, guard)
@@ -189,6 +187,9 @@ def _verdict(
     owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
     if tags is None or not owned or (tags.key == group.global_key and tags.run != group.run):
         return _adopted_verdict(group, volume, wanted, collected)
+    if volume.attached_to and tags.scope != Scope.RUN:
+        # This run's nodes are gone by now, so it is another run's: neither is touched.
+        return Kept(volume.name, volume.id, tags.rank, f"in use by {volume.attached_to}, a node of another run")
     policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
     guard = Guard(owner=group.owner, key=tags.key)
 

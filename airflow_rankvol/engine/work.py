@@ -117,7 +117,7 @@ class Work:
     def deadline(self) -> datetime:
         """The moment after which this work has failed whatever is observed."""
         begun = from_iso(self.begun)
-        assert begun is not None  # begin() always sets it
+        assert begun is not None  # noqa: S101 - begin() always sets it
         return begun + timedelta(seconds=self.boot_timeout_s + self.lifetime_s + DEADLINE_GRACE_S)
 
     def at_attempt(self, attempt: int) -> Work:

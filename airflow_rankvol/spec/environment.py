@@ -89,9 +89,7 @@ def _files(value: dict[str, str]) -> dict[str, str]:
         if not target or not target.isprintable():
             raise ConfigError(f"{where} is empty or has control characters; a relative path is expected")
         if target.startswith("/") or ".." in target.split("/"):
-            raise ConfigError(
-                f"{where} leaves the working directory; a relative path without '..' is expected"
-            )
+            raise ConfigError(f"{where} leaves the working directory; a relative path without '..' is expected")
         normal = posixpath.normpath(target)
         if target != normal or normal == ".":
             raise ConfigError(f"{where} is not a normalised name of a file; normalised it is {normal!r}")

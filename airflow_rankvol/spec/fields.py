@@ -73,9 +73,7 @@ def check_tags(value: object) -> dict[str, str]:
             raise ConfigError(f"tag {key!r}: names that start with 'rankvol' or 'aws:' are reserved")
         tags[key] = scalar_text(raw, f"tag {key!r}")
         if len(tags[key]) > MAX_TAG_VALUE:
-            raise ConfigError(
-                f"tag {key!r} has {len(tags[key])} characters; at most {MAX_TAG_VALUE} are allowed"
-            )
+            raise ConfigError(f"tag {key!r} has {len(tags[key])} characters; at most {MAX_TAG_VALUE} are allowed")
     return tags
 
 

@@ -47,9 +47,7 @@ def _staging(value: str) -> str:
 
 def _group_id(value: str) -> str:
     if not _GROUP_ID.fullmatch(value):
-        raise ConfigError(
-            f"{value!r} was found; 1 to 200 letters, digits, dots, dashes and underscores are allowed"
-        )
+        raise ConfigError(f"{value!r} was found; 1 to 200 letters, digits, dots, dashes and underscores are allowed")
     return value
 
 
@@ -91,9 +89,7 @@ class RankJob(Model):
         problems = [*_path_problems(self), *_name_problems(self)]
         both = sorted(self.env.keys() & self.secret_env.keys())
         if both:
-            problems.append(
-                located(f"{', '.join(both)} is in env too; a variable has one source", "secret_env")
-            )
+            problems.append(located(f"{', '.join(both)} is in env too; a variable has one source", "secret_env"))
         if problems:
             # A ValidationError raised in a validator keeps the places of its errors.
             raise ValidationError.from_exception_data("RankJob", problems)
@@ -105,9 +101,7 @@ def _path_problems(job: RankJob) -> list[InitErrorDetails]:
     for i, mount in enumerate(job.volumes):
         for j, other in enumerate(job.volumes):
             if j < i and mount.path == other.path:
-                message = (
-                    f"{mount.path!r} is also the path of volumes.{j}; each volume needs a path of its own"
-                )
+                message = f"{mount.path!r} is also the path of volumes.{j}; each volume needs a path of its own"
             elif i != j and mount.path.startswith(other.path + "/"):
                 message = f"{mount.path!r} lies below {other.path!r} of volumes.{j}; paths must not be nested"
             else:
@@ -124,9 +118,7 @@ def _name_problems(job: RankJob) -> list[InitErrorDetails]:
         try:
             template = job.template_of(mount)
             key = _SAMPLE_KEYS[template.scope]
-            names = volume_names(
-                mount.name, nodes=job.nodes, naming=template.naming, scope=template.scope, key=key
-            )
+            names = volume_names(mount.name, nodes=job.nodes, naming=template.naming, scope=template.scope, key=key)
         except ValidationError as error:
             problems += [
                 located(e["msg"].removeprefix("Value error, "), "volumes", i, *e["loc"], found=e["input"])

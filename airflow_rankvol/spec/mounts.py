@@ -68,10 +68,7 @@ def check_path(value: str) -> str:
     normal = "/" + posixpath.normpath(value).lstrip("/")
     if value != normal:
         raise ConfigError(f"{where} is not normalised; expected {normal!r}")
-    if (
-        len(value.encode()) > _MAX_PATH_BYTES
-        or max(len(c.encode()) for c in value.split("/")) > _MAX_COMPONENT_BYTES
-    ):
+    if len(value.encode()) > _MAX_PATH_BYTES or max(len(c.encode()) for c in value.split("/")) > _MAX_COMPONENT_BYTES:
         raise ConfigError(
             f"path {value[:40]!r}… of {len(value)} characters is too long;"
             f" at most {_MAX_PATH_BYTES} bytes, and {_MAX_COMPONENT_BYTES} between two slashes, are allowed"
@@ -80,8 +77,7 @@ def check_path(value: str) -> str:
     if value == "/" or value in _SYSTEM or tree:
         relation = f"lies in {tree}," if tree and tree != value else "is"
         raise ConfigError(
-            f"{where} {relation} a directory that the node itself needs;"
-            " expected another, as in '/data_volume'"
+            f"{where} {relation} a directory that the node itself needs; expected another, as in '/data_volume'"
         )
     return value
 
@@ -160,9 +156,7 @@ def _split(text: str) -> dict[str, str]:
             if colon >= 0:
                 return {"name": text[:colon], "path": text[colon + 1 :]}
     except ConfigError as error:
-        raise ValidationError.from_exception_data(
-            "Mount", [located(str(error), "name", found=text)]
-        ) from None
+        raise ValidationError.from_exception_data("Mount", [located(str(error), "name", found=text)]) from None
     raise ConfigError(f"{text!r} has no path; {_HELP}")
 
 
@@ -181,8 +175,6 @@ def _check_keys(given: Mapping[object, object]) -> None:
 def _refuse_keys(unknown: list[object], given: Mapping[object, object]) -> NoReturn:
     hint = ""
     if len(given) == 1 and str(given[unknown[0]]).startswith("/"):
-        hint = (
-            f" (did you mean {f'{unknown[0]}:{given[unknown[0]]}'!r}? YAML reads 'name: path' as a mapping)"
-        )
+        hint = f" (did you mean {f'{unknown[0]}:{given[unknown[0]]}'!r}? YAML reads 'name: path' as a mapping)"
     known = ", ".join(["name", "path", *VolumeTemplate.model_fields])
     raise ConfigError(f"unknown field {', '.join(map(repr, unknown))}{hint}; known: {known}")

@@ -164,9 +164,7 @@ def volume_names(template: str, *, nodes: int, naming: Naming, scope: Scope, key
         _check_suffix(template, found)
     shown_key = None if scope is Scope.GLOBAL else key
     suffixed = naming is Naming.SUFFIX and bool(found)
-    names = tuple(
-        _name(interpolate(template, rank=r, nodes=nodes), r, suffixed, shown_key) for r in range(nodes)
-    )
+    names = tuple(_name(interpolate(template, rank=r, nodes=nodes), r, suffixed, shown_key) for r in range(nodes))
     for rank, name in enumerate(names):
         _check_valid(template, name, rank, scope)
     _check_distinct(template, names)
@@ -174,9 +172,7 @@ def volume_names(template: str, *, nodes: int, naming: Naming, scope: Scope, key
 
 
 def _join(parts: Iterator[Piece], *, rank: int, nodes: int) -> str:
-    return "".join(
-        p.value.render(rank=rank, nodes=nodes) if isinstance(p.value, Variable) else p.value for p in parts
-    )
+    return "".join(p.value.render(rank=rank, nodes=nodes) if isinstance(p.value, Variable) else p.value for p in parts)
 
 
 def _variable(source: str, text: str) -> Variable:

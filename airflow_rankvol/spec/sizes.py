@@ -18,9 +18,7 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
 _UNIT = re.compile(r"([MGTP])(?:I?B)?")
 _SMALLEST_GIB = _GIB_PER["M"]
 _LARGEST_GIB = Fraction(2**30)
-_SIZE_HELP = (
-    "expected a number of GiB, or one with a unit MB, GB, TB or PB (binary, as MiB, GiB …), as in '100GB'"
-)
+_SIZE_HELP = "expected a number of GiB, or one with a unit MB, GB, TB or PB (binary, as MiB, GiB …), as in '100GB'"
 
 _NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?"
 _DURATION = re.compile(

@@ -77,9 +77,7 @@ class VolumeTemplate(Model):
                 f"delete_adopted is set with scope '{self.scope}'; only 'global' volumes are ever adopted"
             )
         if self.delete_adopted and self.reclaim is ReclaimPolicy.RETAIN:
-            raise ConfigError(
-                "delete_adopted contradicts reclaim='retain'; say reclaim='delete', or leave one out"
-            )
+            raise ConfigError("delete_adopted contradicts reclaim='retain'; say reclaim='delete', or leave one out")
         return self
 
 
@@ -91,7 +89,7 @@ class NodeTemplate(Model):
     """One node, whatever its rank.
 
     Rank r lies in ``zones[r % len(zones)]``. ``lifetime`` caps a node whatever its commands do;
-    ``boot_timeout`` and ``attach_timeout`` are how long it may take to come up and to get its volumes.
+    ``boot_timeout`` is how long it may take to come up and to get its volumes.
     """
 
     machine_type: Text | None = None
@@ -100,8 +98,6 @@ class NodeTemplate(Model):
     gpus_per_node: NotNegative = 0
     lifetime: Duration = timedelta(hours=24)
     boot_timeout: Duration = timedelta(minutes=10)
-    # The EBS CSI driver gives up on an attachment after 90 s: one that hangs longer rarely comes back.
-    attach_timeout: Duration = timedelta(seconds=90)
     tags: Tags = Field(default_factory=dict)
 
     def zone_of(self, rank: int) -> str | None:

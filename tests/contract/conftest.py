@@ -53,7 +53,5 @@ def _clean(lab: Lab) -> Iterator[Lab]:
     if isinstance(backend, LocalBackend):
         state_dir = backend.state_dir
         # Loop devices are cleared by the kernel a moment after their last user is gone.
-        until(
-            lambda: not leftovers(state_dir, lab.launched), f"left: {leftovers(state_dir, lab.launched)}", 5
-        )
+        until(lambda: not leftovers(state_dir, lab.launched), f"left: {leftovers(state_dir, lab.launched)}", 5)
         assert not os.path.exists("/data_volume"), "a mount point was made on this machine's root"

@@ -213,18 +213,14 @@ def why_no_namespace() -> str:
 
 def leftovers(state_dir: Path, nodes: Sequence[Node]) -> list[str]:
     """Return every file, loop device, mount and process that a local backend left."""
-    found = [
-        str(path) for kind in ("volumes", "nodes", "new", "trash") for path in (state_dir / kind).glob("*")
-    ]
+    found = [str(path) for kind in ("volumes", "nodes", "new", "trash") for path in (state_dir / kind).glob("*")]
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             text = backing.read_text()
         except OSError:
             continue
         found += [f"{backing}: {text}"] if text.startswith(str(state_dir)) else []
-    found += [
-        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(state_dir) in line
-    ]
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(state_dir) in line]
     return found + processes(state_dir, nodes)
 
 

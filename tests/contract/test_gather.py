@@ -34,9 +34,7 @@ def test_a_missing_rank_keeps_the_gather_commands_from_running(real: Lab, volume
 
 def test_a_missing_ranks_partial_data_are_not_seen(real: Lab, volumes: list[Volume]) -> None:
     blank = real.volume(3)
-    node = real.gather(
-        *volumes, blank, commands="ls $RANKS_PATH; cat $RANKS_PATH/*/*/part", allow_missing=True
-    )
+    node = real.gather(*volumes, blank, commands="ls $RANKS_PATH; cat $RANKS_PATH/*/*/part", allow_missing=True)
     report = real.report(node)
     assert (report.phase, report.collected, report.missing) == ("done", [0, 1], [2, 3])
     assert report.text("log_tail") == "0\n1\n0\n1\n"

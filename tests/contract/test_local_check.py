@@ -41,9 +41,7 @@ def test_what_would_change_its_meaning_is_refused(
         backend.check(plan(volume_template=template))
 
 
-def test_what_only_tunes_a_cloud_is_ignored_aloud(
-    backend: LocalBackend, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_only_tunes_a_cloud_is_ignored_aloud(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     backend.check(plan(volume_template={"type": "gp3", "iops": 6000}, node={"machine_type": "c7i.xlarge"}))
     expected = "ignored on the local backend: node.machine_type, volume_template.iops, volume_template.type"
@@ -51,16 +49,12 @@ def test_what_only_tunes_a_cloud_is_ignored_aloud(
     assert not backend.state_dir.exists()
 
 
-def test_more_than_the_free_space_is_mentioned(
-    backend: LocalBackend, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_more_than_the_free_space_is_mentioned(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
     backend.check(plan(volume_template={"size": "60TB"}))
     assert "take space only as they fill" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("mode", "message"), [(0o644, "mode 0644"), (0o4600, "mode 4600"), (None, "No such file")]
-)
+@pytest.mark.parametrize(("mode", "message"), [(0o644, "mode 0644"), (0o4600, "mode 4600"), (None, "No such file")])
 def test_a_secret_that_is_no_private_file_is_refused(
     backend: LocalBackend, tmp_path: Path, mode: int | None, message: str
 ) -> None:
@@ -85,9 +79,7 @@ def test_auto_says_in_the_log_which_mode_it_took_and_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(
-        "airflow_rankvol.backends._local_disk.why_no_images", lambda: "loop devices need root"
-    )
+    monkeypatch.setattr("airflow_rankvol.backends._local_disk.why_no_images", lambda: "loop devices need root")
     LocalBackend(tmp_path, "auto").check(plan())
     assert "are directories, without a size limit: loop devices need root" in caplog.text
 

@@ -158,9 +158,7 @@ def test_processes_that_create_the_same_volumes_at_once_agree(real: Lab) -> None
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", _CREATE, str(backend.state_dir), backend.mode]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment) for _ in "ab"
-    ]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment) for _ in "ab"]
     first, second = (process.communicate()[0].split() for process in both)
     assert first == second
     assert len(set(first)) == 20

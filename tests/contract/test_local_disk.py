@@ -87,9 +87,7 @@ def test_a_missing_image_is_an_error_that_says_what_to_look_at(image: Lab) -> No
 
 
 def test_a_full_volume_fails_the_command_and_not_the_report(image: Lab) -> None:
-    report = image.run_rank(
-        image.volume(size="16MB"), commands="echo begin; head -c 50M /dev/zero >$VOLUME_PATH/big"
-    )
+    report = image.run_rank(image.volume(size="16MB"), commands="echo begin; head -c 50M /dev/zero >$VOLUME_PATH/big")
     assert (report.phase, report.exit_code) == ("failed", 1)
     assert "No space left on device" in report.text("log_tail")
 
@@ -110,9 +108,7 @@ def test_a_full_volume_without_room_for_the_record_is_a_failure(image: Lab) -> N
 def test_ranks_have_disks_of_their_own(image: Lab) -> None:
     volumes = [image.volume(rank) for rank in range(2)]
     nodes = [
-        image.node(
-            volume, rank=rank, commands=f"echo {rank} >$VOLUME_PATH/f; cat $VOLUME_PATH/f; stat -c %m ."
-        )
+        image.node(volume, rank=rank, commands=f"echo {rank} >$VOLUME_PATH/f; cat $VOLUME_PATH/f; stat -c %m .")
         for rank, volume in enumerate(volumes)
     ]
     assert [image.report(node).text("log_tail")[0] for node in nodes] == ["0", "1"]

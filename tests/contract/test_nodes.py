@@ -18,9 +18,7 @@ def test_a_node_holds_its_volume_while_it_lives(lab: Lab) -> None:
     assert (seen.state, seen.attached_to) == (VolumeState.ATTACHED, node.id)
     lab.backend.attach(volume.id, node.id)
     lab.backend.delete_node(node.id, lab.guard)
-    until(
-        lambda: [v.state for v in lab.see().volumes] == [VolumeState.AVAILABLE], "the volume stays attached"
-    )
+    until(lambda: [v.state for v in lab.see().volumes] == [VolumeState.AVAILABLE], "the volume stays attached")
 
 
 def test_launching_the_same_name_twice_gives_the_same_node(lab: Lab) -> None:

@@ -38,9 +38,7 @@ def test_the_environment_is_that_of_the_rank(real: Lab) -> None:
     assert 'GREETING=it\'s "$HOME"\ntwo lines\n' in lines
 
 
-def test_nothing_of_the_creators_environment_reaches_a_node(
-    real: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_the_creators_environment_reaches_a_node(real: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "private")
     assert "AIRFLOW" not in real.run_rank(real.volume(), commands="env").text("log_tail")
 
@@ -161,8 +159,7 @@ def test_peers_start_together_and_know_each_other(real: Lab) -> None:
     for node in nodes:
         assert real.seen(node).released
         assert real.report(node).text("log_tail") == (
-            f"NODES_IPS={addresses}\nDSTACK_NODES_IPS={addresses}\n"
-            f"MASTER_ADDR={nodes[0].address}\nMASTER_PORT=20007\n"
+            f"NODES_IPS={addresses}\nDSTACK_NODES_IPS={addresses}\nMASTER_ADDR={nodes[0].address}\nMASTER_PORT=20007\n"
         )
 
 

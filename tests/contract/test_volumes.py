@@ -53,9 +53,7 @@ def test_an_attached_volume_is_not_deleted(lab: Lab) -> None:
 
 def test_tags_are_set_and_others_stay(lab: Lab) -> None:
     volumes = [lab.volume(rank) for rank in range(2)]
-    lab.backend.tag_volumes(
-        [volume.id for volume in volumes] + ["vol-absent"], {"rankvol:collected": lab.key}
-    )
+    lab.backend.tag_volumes([volume.id for volume in volumes] + ["vol-absent"], {"rankvol:collected": lab.key})
     assert [volume.tags for volume in lab.see().volumes] == [
         lab.group.tags(rank=rank, collected=lab.key) for rank in range(2)
     ]

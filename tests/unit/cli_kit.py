@@ -42,9 +42,7 @@ class Cloud:
         """Make a node that runs for an hour."""
         expiry = to_iso(self.backend.clock.now() + timedelta(hours=1))
         tags = Tags(owner=OWNER, dag=dag, run=run, group="ranks", key="k", rank=0, expiry=expiry, role="rank")
-        request = NodeRequest(
-            name, None, NodeTemplate(), tags, attachments=(), script="", lifetime_s=3600, token=name
-        )
+        request = NodeRequest(name, None, NodeTemplate(), tags, attachments=(), script="", lifetime_s=3600, token=name)
         self.backend.create_node(request)
 
     @property
@@ -61,9 +59,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Cloud:
     monkeypatch.setitem(sys.modules, "a_fake_cloud", module)
     monkeypatch.setitem(hooks.BACKENDS, "rankvol_fake", "a_fake_cloud:make")
     monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", CONNECTION)
-    monkeypatch.setattr(
-        AirflowDatabase, "_ask", lambda self, dag, run: made.runs.get((dag, run), RunState.UNKNOWN)
-    )
+    monkeypatch.setattr(AirflowDatabase, "_ask", lambda self, dag, run: made.runs.get((dag, run), RunState.UNKNOWN))
     return made
 
 

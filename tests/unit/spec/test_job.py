@@ -126,9 +126,7 @@ class TestVolumes:
         assert job(volumes=["Data_${NODE_RANK}:/d"], volume_template={"scope": "global"}).nodes == 2
 
     def test_all_errors_are_reported_at_once(self) -> None:
-        lines = problem(
-            volumes=["a:/data", "b-${NODE_RANK}:/data"], env={"A": 1}, secret_env={"A": "x"}
-        ).splitlines()
+        lines = problem(volumes=["a:/data", "b-${NODE_RANK}:/data"], env={"A": 1}, secret_env={"A": "x"}).splitlines()
         assert [line.partition(":")[0] for line in lines] == [
             "volumes.1.path",
             "volumes.0.name",
@@ -157,9 +155,7 @@ class TestCommands:
         ],
     )
     @pytest.mark.parametrize("field", ["commands", "gather"])
-    def test_a_command_that_cannot_work_is_refused_by_its_index(
-        self, field: str, command: Any, message: str
-    ) -> None:
+    def test_a_command_that_cannot_work_is_refused_by_its_index(self, field: str, command: Any, message: str) -> None:
         text = problem(**{field: ["true", command]})
         assert text.startswith(f"{field}.1: ")
         assert message in text
@@ -179,9 +175,7 @@ class TestEnvironment:
         }
 
     @pytest.mark.parametrize("field", ["env", "secret_env"])
-    @pytest.mark.parametrize(
-        "name", [*sorted(RESERVED_ENV), "RANKVOL_RESULT", "RANKVOL_X", "DSTACK_NODE_RANK"]
-    )
+    @pytest.mark.parametrize("name", [*sorted(RESERVED_ENV), "RANKVOL_RESULT", "RANKVOL_X", "DSTACK_NODE_RANK"])
     def test_what_the_package_sets_is_reserved(self, field: str, name: str) -> None:
         assert problem(**{field: {name: "x"}}).startswith(f"{field}: {name!r} is set by the package")
 
@@ -241,9 +235,7 @@ class TestOthers:
         assert job(staging=staging).staging == staging
         assert job(staging=staging + "/").staging == staging
 
-    @pytest.mark.parametrize(
-        "staging", ["bucket", "/tmp/x", "http://bucket/x", "s3://", "s3:///x", "gs://b ucket"]
-    )
+    @pytest.mark.parametrize("staging", ["bucket", "/tmp/x", "http://bucket/x", "s3://", "s3:///x", "gs://b ucket"])
     def test_staging_elsewhere_is_refused(self, staging: str) -> None:
         assert (
             problem(staging=staging)

@@ -176,9 +176,7 @@ def test_a_directory_that_the_node_needs_is_refused(path: str) -> None:
 
 
 NAMES = st.lists(
-    st.sampled_from(
-        ["a", "data-", "${NODE_RANK}", "${{ node_rank:03d }}", "${{ dstack.job_num }}", "$$", ".", "X_"]
-    ),
+    st.sampled_from(["a", "data-", "${NODE_RANK}", "${{ node_rank:03d }}", "${{ dstack.job_num }}", "$$", ".", "X_"]),
     min_size=1,
     max_size=5,
 ).map("".join)
@@ -207,9 +205,7 @@ def test_parsing_a_rendered_short_mount_gives_the_mount_back(name: str, path: st
 
 
 @given(NAMES, PATHS, OVERRIDES)
-def test_parsing_a_rendered_full_mount_gives_the_mount_back(
-    name: str, path: str, overrides: dict[str, Any]
-) -> None:
+def test_parsing_a_rendered_full_mount_gives_the_mount_back(name: str, path: str, overrides: dict[str, Any]) -> None:
     mount = parse_mount({"name": name, "path": path, **overrides})
     assert set(mount.overrides) == set(overrides)
     assert parse_mount(mount.render()) == mount

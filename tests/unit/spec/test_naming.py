@@ -21,9 +21,7 @@ NODES_DOUBLE = ["${{ dstack.nodes_num }}", "${{ nodes_num }}"]
 NODES = NODES_SINGLE + NODES_DOUBLE
 
 
-def names(
-    template: str, nodes: int = 1, naming: Naming = Naming.SUFFIX, scope: Scope = Scope.RUN
-) -> tuple[str, ...]:
+def names(template: str, nodes: int = 1, naming: Naming = Naming.SUFFIX, scope: Scope = Scope.RUN) -> tuple[str, ...]:
     return volume_names(template, nodes=nodes, naming=naming, scope=scope, key=KEY)
 
 
@@ -75,9 +73,7 @@ class TestInterpolate:
             ("$ {x} {{ y }} }}", "$ {x} {{ y }} }}"),
         ],
     )
-    def test_a_dollar_is_escaped_by_a_dollar_and_stays_before_anything_else(
-        self, text: str, result: str
-    ) -> None:
+    def test_a_dollar_is_escaped_by_a_dollar_and_stays_before_anything_else(self, text: str, result: str) -> None:
         assert interpolate(text, rank=2, nodes=4) == result
 
     @pytest.mark.parametrize(
@@ -154,9 +150,7 @@ class TestInterpolateBraces:
         text = "run ${OUT:-/r-${{ node_rank:02d }}} --of ${{ dstack.nodes_num }} $NODE_RANK"
         assert interpolate_braces(text, rank=1, nodes=4) == "run ${OUT:-/r-01} --of 4 $NODE_RANK"
 
-    @pytest.mark.parametrize(
-        "text", ["echo ${{ github.sha }}", "echo ${{ NODE_RANK }}", "echo ${{ node_rank }"]
-    )
+    @pytest.mark.parametrize("text", ["echo ${{ github.sha }}", "echo ${{ NODE_RANK }}", "echo ${{ node_rank }"])
     def test_an_unknown_or_unclosed_one_is_an_error(self, text: str) -> None:
         with pytest.raises(ConfigError, match=r"(unknown|unclosed) variable"):
             interpolate_braces(text, rank=0, nodes=1)

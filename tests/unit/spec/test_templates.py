@@ -134,10 +134,9 @@ def test_ranks_go_round_the_zones(zones: Any, ranks: list[str | None]) -> None:
 def test_a_node_has_timeouts_by_default() -> None:
     node = NodeTemplate()
     assert (node.lifetime, node.boot_timeout) == (timedelta(hours=24), timedelta(minutes=10))
-    assert node.attach_timeout == timedelta(seconds=90)
 
 
-@pytest.mark.parametrize("field", ["lifetime", "boot_timeout", "attach_timeout"])
+@pytest.mark.parametrize("field", ["lifetime", "boot_timeout"])
 @pytest.mark.parametrize("value", [0, "-1h", "soon", timedelta(0)])
 def test_timeouts_are_durations_above_zero(field: str, value: Any) -> None:
     assert problem(NodeTemplate, **{field: value}).startswith(f"{field}: duration {value!r} is not")
