@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from pydantic import BaseModel, ValidationError
 
-from airflow_rankvol.backends.base import Backend, Guard, Selector
+from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.step import launch, run
 from airflow_rankvol.engine.work import group_of
@@ -93,10 +93,6 @@ class RankVolumes:
     def selector(self) -> Selector:
         """Select everything of this owner and DAG."""
         return Selector(owner=self.identity.owner, dag=self.identity.dag_id)
-
-    def guard(self) -> Guard:
-        """Return what a node of this run must carry before it may be ended."""
-        return Guard(owner=self.identity.owner, key=self.identity.key(Scope.RUN))
 
 
 class RankJobOperator(BaseOperator):
@@ -219,13 +215,25 @@ class RankJobOperator(BaseOperator):
         except (ConfigError, FinalError) as exc:
             raise AirflowFailException(f"{self.task_id}: {exc}") from exc
 
-    def launch_and_wait(self, volumes: RankVolumes, work: Work, launcher: Launcher, *, deferrable: bool) -> Outcome:
-        """Launch the work's node and wait for its end here, or defer once it is launched."""
+    def launch_and_wait(
+        self,
+        volumes: RankVolumes,
+        work: Work,
+        launcher: Launcher,
+        *,
+        deferrable: bool,
+        succeeded: Sequence[int] = (),
+    ) -> Outcome:
+        """Launch the work's node and wait for its end here, or defer once it is launched.
+
+        Args:
+            succeeded: for gather, the ranks whose tasks had succeeded.
+        """
         outcome = (launch if deferrable else run)(volumes.backend, work, launcher)
         if outcome is None:
             from airflow_rankvol.triggers import RankTrigger
 
-            trigger = RankTrigger(conn_id=self.conn_id, work=work.to_dict())
+            trigger = RankTrigger(conn_id=self.conn_id, work=work.to_dict(), succeeded=list(succeeded))
             self.defer(trigger=trigger, method_name="execute_complete")
         return outcome
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_rankvol.errors import (
@@ -13,6 +13,7 @@ from airflow_rankvol.errors import (
     RankVolError,
     VolumeConflict,
 )
+from airflow_rankvol.records import ranks_text
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -20,21 +21,45 @@ if TYPE_CHECKING:
     from airflow_rankvol.engine.step import Outcome
 
 
+RETURN_KEY = "return_value"
+COLLECTED_KEY = "collected"
+
+
 class _Logger(Protocol):
     def error(self, event: Any, /, *args: Any) -> Any: ...
 
 
-def ending_of(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as the plain dict that a trigger event can carry."""
+def ending_of(outcome: Outcome, succeeded: Collection[int] = ()) -> dict[str, Any]:
+    """Return an outcome as the plain dict that a trigger event can carry.
+
+    Args:
+        succeeded: for gather, the ranks whose tasks had succeeded.
+    """
     error = outcome.error
+    missing = list(error.missing) if isinstance(error, GatherIncomplete) else []
+    message = str(error) if error else ""
+    if missing and set(missing) <= set(succeeded):
+        message = (
+            f"the task of rank {ranks_text(missing)} had succeeded, but its volume holds no completion record: its "
+            "results were collected earlier and its volume deleted. Clear the whole task group to compute everything "
+            "again"
+        )
     return {
         "result": outcome.result.to_dict(),
         "output": outcome.result.output,
-        "error": str(error) if error else "",
+        "error": message,
         "error_type": type(error).__name__ if error else "",
         "collected": list(outcome.report.collected) if outcome.report else [],
-        "missing": list(error.missing) if isinstance(error, GatherIncomplete) else [],
+        "missing": missing,
     }
+
+
+def xcoms_of(ending: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the task pushes: a rank's result in any case, gather's output when it succeeded."""
+    result = ending["result"]
+    if result["rank"] >= 0:
+        return {RETURN_KEY: result}
+    return {} if ending["error"] else {RETURN_KEY: ending["output"], COLLECTED_KEY: ending["collected"]}
 
 
 def log_failure(log: _Logger, ending: Mapping[str, Any]) -> None:
@@ -45,19 +70,20 @@ def log_failure(log: _Logger, ending: Mapping[str, Any]) -> None:
         log.error("The end of the node's log:\n%s", tail)
 
 
-def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a success's result; log a failure, push its result and raise.
+def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) -> Any:
+    """Push what there is and return the task's value; log a failure and raise it.
 
     Raises:
         RankVolError: the node's work failed; the message says why.
     """
-    result: dict[str, Any] = dict(ending["result"])
-    if not ending["error"]:
-        return result
-    log_failure(operator.log, ending)
-    if result["rank"] >= 0:
-        context["ti"].xcom_push(key="return_value", value=result)
-    raise error_of(ending)
+    xcoms = xcoms_of(ending)
+    value = None if ending["error"] else xcoms.pop(RETURN_KEY, None)
+    for key, item in xcoms.items():
+        context["ti"].xcom_push(key=key, value=item)
+    if ending["error"]:
+        log_failure(operator.log, ending)
+        raise error_of(ending)
+    return value
 
 
 def error_of(ending: Mapping[str, Any]) -> RankVolError:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
-from airflow_rankvol._endings import ending_of, finish, log_failure
+from airflow_rankvol._endings import COLLECTED_KEY, ending_of, finish
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, reap, survey
-from airflow_rankvol.engine.step import choose_attempt, mark_collected
+from airflow_rankvol.engine.step import choose_attempt, mark_collected, stop_own
 from airflow_rankvol.engine.teardown import teardown
-from airflow_rankvol.engine.views import own_node
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError, GatherIncomplete
 from airflow_rankvol.records import Role, Slot, ranks_text
@@ -23,7 +22,8 @@ from airflow_rankvol.records import Role, Slot, ranks_text
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-COLLECTED_KEY = "collected"
+    from airflow_rankvol.backends.base import Backend
+
 MAP_INDEX_TEMPLATE = "rank {{ task.slot['rank'] }} · {{ task.slot['volumes'][0]['name'] }}"
 
 
@@ -136,7 +136,7 @@ class RunRank(RankJobOperator):
         self.slot = slot
         self.slots = slots
         self.deferrable = deferrable
-        self._running: tuple[RankVolumes, Work] | None = None
+        self._running: tuple[Backend, Work] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Launch (or adopt) this rank's node, then wait for its end."""
@@ -159,18 +159,20 @@ class RunRank(RankJobOperator):
         )
         observation = patiently(volumes.backend, volumes.backend.observe, work.group)
         work = choose_attempt(work, observation, context["ti"].try_number)
-        self._running = (volumes, work)
+        self._running = (volumes.backend, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
-        return finish(self, context, ending_of(outcome))
+        result: dict[str, Any] = finish(self, context, ending_of(outcome))
+        return result
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """End a rank whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
-        return finish(self, context, event)
+        result: dict[str, Any] = finish(self, context, event)
+        return result
 
     def on_kill(self) -> None:
         """Stop this rank's node and keep its volume."""
         if self._running:
-            stop_node(*self._running)
+            stop_own(*self._running)
 
 
 class GatherRankResults(RankJobOperator):
@@ -198,7 +200,7 @@ class GatherRankResults(RankJobOperator):
         self.deferrable = deferrable
         # Only the ranks are upstream: Airflow lets nothing but all_success follow a setup directly.
         XComArg.apply_upstream_relationship(self, results)
-        self._running: tuple[RankVolumes, Work] | None = None
+        self._running: tuple[Backend, Work] | None = None
 
     def execute(self, context: Context) -> Any:
         """Check that every rank has succeeded, then gather."""
@@ -228,32 +230,19 @@ class GatherRankResults(RankJobOperator):
             patiently(volumes.backend, mark_collected, volumes.backend, work, observation, tuple(outputs))
             context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
             return [outputs.get(slot.rank) for slot in slots]
-        self._running = (volumes, work)
-        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
-        return self._finish(context, ending_of(outcome), outputs)
+        self._running = (volumes.backend, work)
+        ranks = sorted(outputs)
+        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable, succeeded=ranks)
+        return finish(self, context, ending_of(outcome, ranks))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Take the gather node's result from the trigger."""
-        return self._finish(context, event, self._outputs(context))
+        """End a gather whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
+        return finish(self, context, event)
 
     def on_kill(self) -> None:
         """Stop the gather node."""
         if self._running:
-            stop_node(*self._running)
-
-    def _finish(self, context: Context, ending: Mapping[str, Any], outputs: Mapping[int, Any]) -> Any:
-        missing = ending.get("missing") or []
-        if ending.get("error_type") == "GatherIncomplete" and missing and all(rank in outputs for rank in missing):
-            log_failure(self.log, ending)
-            raise GatherIncomplete(
-                f"the task of rank {ranks_text(missing)} had succeeded, but its volume holds no completion record: "
-                "its results were collected earlier and its volume deleted. Clear the whole task group to compute "
-                "everything again",
-                missing=missing,
-            )
-        result = finish(self, context, ending)["output"]
-        context["ti"].xcom_push(key=COLLECTED_KEY, value=ending["collected"])
-        return result
+            stop_own(*self._running)
 
     def _slots(self, context: Context) -> tuple[Slot, ...]:
         raw = _resolved(self.slots, context)
@@ -302,13 +291,6 @@ class DeleteRankVolumes(RankJobOperator):
             until = f" until {kept.expiry}" if kept.expiry else ""
             self.log.warning("Kept volume %s (%s) of rank %d%s: %s", kept.name, kept.id, kept.rank, until, kept.reason)
         return report.to_dict()
-
-
-def stop_node(volumes: RankVolumes, work: Work) -> None:
-    """End this work's node, if there is one; its volumes stay."""
-    node = own_node(work, volumes.backend.observe(work.group))
-    if node:
-        volumes.backend.delete_node(node.id, volumes.guard())
 
 
 def _resolved(value: Any, context: Context) -> Any:

@@ -9,9 +9,9 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, XComArg
 
 from airflow_rankvol._base_operator import plain
+from airflow_rankvol._endings import COLLECTED_KEY
 from airflow_rankvol.hooks import DEFAULT_CONN_ID
 from airflow_rankvol.operators import (
-    COLLECTED_KEY,
     CreateRankVolumes,
     DeleteRankVolumes,
     GatherRankResults,

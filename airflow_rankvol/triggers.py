@@ -9,14 +9,13 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
-from airflow_rankvol._endings import ending_of, log_failure
-from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.step import Outcome, step
-from airflow_rankvol.engine.views import own_node
+from airflow_rankvol._endings import ending_of, log_failure, xcoms_of
+from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.engine.step import Outcome, step, stop_own
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import RetryableError
 from airflow_rankvol.hooks import aget_backend
-from airflow_rankvol.records import Group, Observation, Role
+from airflow_rankvol.records import Group, Observation
 
 
 class GroupObserver:
@@ -70,35 +69,39 @@ def observer_of(conn_id: str, backend: Backend, group: Group) -> GroupObserver:
 
 
 class RankTrigger(BaseTrigger):
-    """Wait for the end of one node and, for a rank, end its task right here.
+    """Wait for the end of one node and end its task right here, a rank's or gather's.
+
+    Nothing resumes in a worker: a task that resumes soon after it deferred may be failed by the scheduler, when the
+    executor's report of the first part comes in late (airflow #71580, #72716).
 
     Args:
         conn_id: the job's connection.
         work: the plain form of ``engine.work.Work``: which node, which volumes, which limits.
+        succeeded: for gather, the ranks whose tasks had succeeded.
     """
 
-    def __init__(self, conn_id: str, work: dict[str, Any]) -> None:
+    def __init__(self, conn_id: str, work: dict[str, Any], succeeded: list[int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is not annotated
         self.conn_id = conn_id
         self.work = work
+        self.succeeded = succeeded or []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return everything that another triggerer needs to go on."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"conn_id": self.conn_id, "work": self.work}
+        fields = {"conn_id": self.conn_id, "work": self.work, "succeeded": self.succeeded}
+        return f"{type(self).__module__}.{type(self).__qualname__}", fields
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Step until the node's work has ended, then yield the one event."""
-        work = Work.from_dict(self.work)
-        ending = ending_of(await self._wait(work))
-        # dag.test() runs triggers inline, without a triggerer to end the task, and drops an end event's XComs.
-        inline = self.trigger_id is None
-        if inline or work.role is Role.GATHER:
+        ending = ending_of(await self._wait(Work.from_dict(self.work)), self.succeeded)
+        # dag.test() runs triggers inline, without a triggerer to end the task.
+        if self.trigger_id is None:
             yield TriggerEvent(ending)
-        else:
-            await self._push(ending["result"])
-            if ending["error"]:
-                log_failure(self.log, ending)
-            yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
+            return
+        await self._push(xcoms_of(ending))
+        if ending["error"]:
+            log_failure(self.log, ending)
+        yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
 
     async def on_kill(self) -> None:
         """Stop the node when a user kills or clears the deferred task; its volumes stay."""
@@ -108,8 +111,8 @@ class RankTrigger(BaseTrigger):
         task.add_done_callback(_stopping.discard)
         await asyncio.shield(task)
 
-    async def _push(self, result: dict[str, Any]) -> None:
-        """Push the result as a worker would.
+    async def _push(self, xcoms: dict[str, Any]) -> None:
+        """Push what the task returns, as a worker would.
 
         An end event's own ``xcoms`` are stored encoded twice (``XComModel.set`` in Airflow 3.3.2), so that tasks
         downstream would read a string instead of the dict.
@@ -118,14 +121,10 @@ class RankTrigger(BaseTrigger):
 
         ti = self.task_instance
         assert ti is not None  # noqa: S101 - the triggerer sets it together with trigger_id; for mypy
-        await XCom.aset(
-            key="return_value",
-            value=result,
-            dag_id=ti.dag_id,
-            task_id=ti.task_id,
-            run_id=ti.run_id,
-            map_index=ti.map_index,
-        )
+        place = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+        for key, value in xcoms.items():
+            if value is not None:  # a worker pushes no None either
+                await XCom.aset(key=key, value=value, **place)
 
     async def _wait(self, work: Work) -> Outcome:
         backend = await aget_backend(self.conn_id)
@@ -143,10 +142,8 @@ class RankTrigger(BaseTrigger):
     async def _stop(self) -> None:
         work = Work.from_dict(self.work)
         backend = await aget_backend(self.conn_id)
-        node = own_node(work, await asyncio.to_thread(backend.observe, work.group))
+        node = await asyncio.to_thread(stop_own, backend, work)
         if node:
-            guard = Guard(owner=work.group.owner, key=work.group.key)
-            await asyncio.to_thread(backend.delete_node, node.id, guard)
             self.log.info("Stopped %s of %s", node.label, work.label)
 
 

@@ -93,6 +93,14 @@ def _advance(
         return Action.WAIT, None  # the next observation decides again
 
 
+def stop_own(backend: Backend, work: Work) -> Node | None:
+    """End this attempt's node, if there is one, and return it; its volumes stay."""
+    node = own_node(work, patiently(backend, backend.observe, work.group))
+    if node:
+        patiently(backend, backend.delete_node, node.id, _guard(work))
+    return node
+
+
 def choose_attempt(work: Work, observation: Observation, try_number: int) -> Work:
     """Return the work at the attempt it belongs to.
 

@@ -77,11 +77,16 @@ def teardown(
     wanted = {volume.name: volume for slot in plan.slots for volume in slot.volumes} if plan else {}
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
+    own = frozenset(node.id for node in observation.nodes if node.tags and node.tags.key == group.key)
     nodes = end_nodes(backend, group, observation, problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
     kept: list[Kept] = []
     for volume in observation.volumes:
+        kept_for = _other_user(volume, own)
+        if kept_for:
+            kept.append(kept_for)
+            continue
         verdict = _verdict(group, volume, wanted.get(volume.name), collected)
         if verdict is None:
             continue
@@ -187,9 +192,6 @@ def _verdict(
     owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
     if tags is None or not owned or (tags.key == group.global_key and tags.run != group.run):
         return _adopted_verdict(group, volume, wanted, collected)
-    if volume.attached_to and tags.scope != Scope.RUN:
-        # This run's nodes are gone by now, so it is another run's: neither is touched.
-        return Kept(volume.name, volume.id, tags.rank, f"in use by {volume.attached_to}, a node of another run")
     policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
     guard = Guard(owner=group.owner, key=tags.key)
 
@@ -205,6 +207,14 @@ def _verdict(
     if tags.collected == group.key:
         return guard
     return kept("its results were not collected")
+
+
+def _other_user(volume: Volume, own: frozenset[str]) -> Kept | None:
+    """Say that a volume which outlives runs is in use by another run's node; neither is touched then."""
+    tags = volume.tags
+    if not tags or tags.scope == Scope.RUN or not volume.attached_to or volume.attached_to in own:
+        return None
+    return Kept(volume.name, volume.id, tags.rank, f"in use by {volume.attached_to}, a node of another run")
 
 
 def never_handed_out(tags: Tags) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +38,7 @@ WORK = Work(
 
 def test_a_trigger_rebuilt_from_its_serialised_form_is_the_same() -> None:
     """Nothing is lost on the way through the database, with every field at a value that is no default."""
-    trigger = RankTrigger(conn_id="aws_prod", work=WORK.to_dict())
+    trigger = RankTrigger(conn_id="aws_prod", work=WORK.to_dict(), succeeded=[0, 2])
     path, fields = trigger.serialize()
     assert path == "airflow_rankvol.triggers.RankTrigger"
     assert vars(RankTrigger(**fields)) == vars(trigger)
@@ -157,19 +158,30 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
 
 
 def _launched(backend: FakeBackend, rank: int) -> RankTrigger:
-    fields = {"nodes": 2, "volumes": ["data-${NODE_RANK}:/data"], "commands": ["compute"]}
+    return _deferred(backend, Role.RANK, lambda slots: (slots[rank],))
+
+
+def _gathering(backend: FakeBackend, succeeded: list[int]) -> RankTrigger:
+    return _deferred(backend, Role.GATHER, tuple, succeeded)
+
+
+def _deferred(
+    backend: FakeBackend, role: Role, pick: Callable[[list[Slot]], tuple[Slot, ...]], succeeded: Sequence[int] = ()
+) -> RankTrigger:
+    """Launch a node as the operator does, and return the trigger that it defers to."""
+    fields = {"nodes": 2, "volumes": ["data-${NODE_RANK}:/data"], "commands": ["compute"], "gather": ["merge"]}
     plan = make_plan(RankJob.model_validate(fields), RunIdentity("me", "dag", "run", "job"))
     slots = provision(backend, plan, generation=1)
     work = Work.begin(
-        role=Role.RANK,
+        role=role,
         attempt=1,
         group=group_of(plan),
-        slots=(slots[rank],),
+        slots=pick(slots),
         template=plan.job.node,
         now=backend.clock.now(),
     )
     assert launch(backend, work, Launcher(plan.job, {}, tuple(slots), backend.platform)) is None
-    return RankTrigger(conn_id="fake", work=work.to_dict())
+    return RankTrigger(conn_id="fake", work=work.to_dict(), succeeded=list(succeeded))
 
 
 def _events(trigger: RankTrigger) -> list[TriggerEvent]:
@@ -197,6 +209,39 @@ def test_in_a_triggerer_a_rank_ends_in_the_trigger(
     (event,) = _events(trigger)
     assert type(event) is event_type
     assert (pushed["key"], pushed["map_index"], pushed["value"]["exit_code"]) == ("return_value", rank, exit_code)
+
+
+def test_in_a_triggerer_gather_ends_in_the_trigger_too(cloud: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output and the collected ranks are pushed as a worker would push them, and the volumes are marked."""
+    pushed: dict[str, Any] = {}
+
+    async def aset(**fields: Any) -> None:
+        pushed[fields["key"]] = fields["value"]
+
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom.aset", aset)
+    cloud.endings[("rank", 1)] = succeeds({"rows": 6})
+    cloud.endings[("gather", -1)] = succeeds({"rows": 11})
+    for rank in (0, 1):
+        _events(_launched(cloud, rank))
+    trigger = _gathering(cloud, [0, 1])
+    trigger.trigger_id = 2
+    ti: Any = SimpleNamespace(dag_id="dag", task_id="job.gather", run_id="run", map_index=-1)
+    trigger.task_instance = ti
+    (event,) = _events(trigger)
+    assert type(event) is TaskSuccessEvent
+    assert pushed == {"return_value": {"rows": 11}, "collected": [0, 1]}
+    group = Work.from_dict(trigger.work).group
+    assert {v.tags.collected for v in cloud.observe(group).volumes if v.tags} == {group.key}
+
+
+@pytest.mark.parametrize(("succeeded", "advice"), [([0, 1], "Clear the whole task group"), ([0], "clear those ranks")])
+def test_a_gather_without_records_says_what_to_clear(cloud: FakeBackend, succeeded: list[int], advice: str) -> None:
+    """Ranks whose task had succeeded are another case than ranks that failed."""
+    _events(_launched(cloud, 0))
+    _events(_launched(cloud, 1))  # fails, so its volume has no record
+    (event,) = _events(_gathering(cloud, succeeded))
+    assert event.payload["missing"] == [1]
+    assert advice in event.payload["error"]
 
 
 def test_run_inline_a_rank_hands_its_ending_to_the_operator(cloud: FakeBackend) -> None:

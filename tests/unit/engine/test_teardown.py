@@ -277,3 +277,17 @@ def test_a_teardown_costs_one_deletion_each_and_few_other_calls() -> None:
     rig.teardown()
     assert 50 <= rig.backend.count("delete_volume") < 60  # some were still being detached
     assert len(rig.backend.calls) - calls < 50 + 51 + 20
+
+
+def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched() -> None:
+    template = {"scope": "dag", "reclaim": "delete_always"}
+    user = Rig(FakeBackend(endings={("rank", 0): hangs()}), a_plan(2, run="run-2", volume_template=template))
+    user.create()
+    work = user.begin(0)
+    assert user.launch(work) is None
+    user.until_attached(work)
+    ended = Rig(user.backend, a_plan(2, run="run-1", volume_template=template))
+    report = ended.teardown()
+    assert [(kept.rank, kept.reason.startswith("in use by node-")) for kept in report.kept] == [(0, True)]
+    assert [str(node.state) for node in user.observe().nodes] == ["running"]
+    assert len(report.deleted) == 1
