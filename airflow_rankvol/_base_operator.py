@@ -14,13 +14,12 @@ from pydantic import BaseModel, ValidationError
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.step import launch, run
-from airflow_rankvol.engine.work import group_of
+from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import Group
 from airflow_rankvol.spec.job import RankJob, error_text
-from airflow_rankvol.spec.templates import Scope
 from airflow_rankvol.templating import shield
 
 if TYPE_CHECKING:
@@ -77,18 +76,7 @@ class RankVolumes:
     @property
     def group(self) -> Group:
         """What identifies this run's volume group."""
-        if self.valid_job is not None:
-            return group_of(self.plan())
-        identity = self.identity
-        return Group(
-            owner=identity.owner,
-            dag=identity.dag_id,
-            run=identity.run_id,
-            group=identity.group,
-            key=identity.key(Scope.RUN),
-            dag_key=identity.key(Scope.DAG),
-            global_key=identity.key(Scope.GLOBAL),
-        )
+        return group_of(self.plan()) if self.valid_job else group_of_identity(self.identity)
 
     def selector(self) -> Selector:
         """Select everything of this owner and DAG."""

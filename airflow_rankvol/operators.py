@@ -94,10 +94,9 @@ class CreateRankVolumes(RankJobOperator):
             plan = volumes.plan()
             self._check_slots(plan.to_slots())
             slots = provision(volumes.backend, plan, generation=context["ti"].try_number)
-        for slot in slots:
-            for volume in slot.volumes:
-                how = "adopted" if volume.adopted else "have"
-                self.log.info("Rank %d: %s volume %s (%s)", slot.rank, how, volume.name, volume.id)
+        for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
+            how = "adopted" if volume.adopted else "have"
+            self.log.info("Rank %d: %s volume %s (%s)", rank, how, volume.name, volume.id)
         return [slot.to_dict() for slot in slots]
 
     def _check_slots(self, planned: list[dict[str, Any]]) -> None:
@@ -138,7 +137,7 @@ class RunRank(RankJobOperator):
         self.deferrable = deferrable
         self._running: tuple[Backend, Work] | None = None
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> Any:
         """Launch (or adopt) this rank's node, then wait for its end."""
         with self.final_errors():
             volumes = self.open(context)
@@ -161,13 +160,11 @@ class RunRank(RankJobOperator):
         work = choose_attempt(work, observation, context["ti"].try_number)
         self._running = (volumes.backend, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
-        result: dict[str, Any] = finish(self, context, ending_of(outcome))
-        return result
+        return finish(self, context, ending_of(outcome))
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """End a rank whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
-        result: dict[str, Any] = finish(self, context, event)
-        return result
+        return finish(self, context, event)
 
     def on_kill(self) -> None:
         """Stop this rank's node and keep its volume."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_rankvol.plan import Plan
+from airflow_rankvol.plan import Plan, RunIdentity
 from airflow_rankvol.records import Group, Role, Slot, from_iso, to_iso
 from airflow_rankvol.spec.templates import NodeTemplate, Scope
 
@@ -19,7 +19,11 @@ DEADLINE_GRACE_S = 60.0
 
 def group_of(plan: Plan) -> Group:
     """Return what identifies the plan's volume group to a backend."""
-    identity = plan.identity
+    return group_of_identity(plan.identity, plan.volume_names)
+
+
+def group_of_identity(identity: RunIdentity, names: Sequence[str] = ()) -> Group:
+    """Return what identifies a run's volume group, with the literal names of its volumes in global scope."""
     return Group(
         owner=identity.owner,
         dag=identity.dag_id,
@@ -28,7 +32,7 @@ def group_of(plan: Plan) -> Group:
         key=identity.key(Scope.RUN),
         dag_key=identity.key(Scope.DAG),
         global_key=identity.key(Scope.GLOBAL),
-        names=tuple(plan.volume_names),
+        names=tuple(names),
     )
 
 
