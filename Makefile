@@ -96,15 +96,16 @@ venv-demo: .venv/demo.stamp
 	@$(BIN)/python -m pip install --quiet 'uv==$(UV_VERSION)' || echo 'uv cannot be installed here; pip takes its place'
 	@touch $@
 
-# $(1): the lock. The project itself is installed editable, without asking for its dependencies again. pip takes over
+# $(1): the lock, which is complete: no dependency has to be looked for (pip finds extras unpinned otherwise).
+# The project itself is installed editable, without asking for its dependencies again. pip takes over
 # where uv is missing or fails: it knows mirrors and certificates from pip's own configuration.
 define install
 	@echo 'Installing $(1) …'
 	@{ [ -x $(BIN)/uv ] && \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(1) && \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .; } || { \
 		echo 'Without uv: pip installs the same, which takes a few minutes …'; \
-		$(BIN)/python -m pip install --quiet --require-hashes -r $(1) && \
+		$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(1) && \
 		$(BIN)/python -m pip install --quiet --no-deps --editable .; }
 	@touch $@
 endef

@@ -13,7 +13,7 @@ from airflow_rankvol._fake import Boot, Disk, Ending, Machine, Timings, hangs, r
 from airflow_rankvol._fake_faults import FakeClock, FaultScript, SimulatedCrash
 from airflow_rankvol._fake_life import World, free
 from airflow_rankvol.backends.base import Clock, NodeRequest
-from airflow_rankvol.errors import BackendError, FinalError, VolumeBusy
+from airflow_rankvol.errors import BackendError, FinalError, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Observation, Tags, VolumeState
 from airflow_rankvol.spec.templates import NodeTemplate
 
@@ -183,10 +183,18 @@ class FakeCloud:
         now = self.clock.now()
         for disk in self._world.disks_of(machine):
             if disk is None or not free(disk, now):
-                what = disk.name if disk else "a volume"
-                raise self._error(VolumeBusy, "create_node", machine.request.name, f"{what} is not available")
+                raise self._taken(disk, machine)
         for item in machine.request.attachments:
             self._attach(item.volume_id, machine, "create_node")
+
+    def _taken(self, disk: Disk | None, machine: Machine) -> BackendError:
+        """Return the error of a launch whose volume is not free: a conflict when another run's live node has it."""
+        holder = self._world.machines.get(disk.attached_to or "") if disk else None
+        error: type[BackendError] = VolumeBusy
+        if holder and holder.request.tags.run != machine.request.tags.run:
+            error = VolumeConflict
+        who = f"node {holder.id} of run {holder.request.tags.run} has it" if holder else "it is not available"
+        return self._error(error, "create_node", machine.request.name, f"{disk.name if disk else 'a volume'}: {who}")
 
     def _attach(self, volume_id: str, machine: Machine, verb: str) -> None:
         now, disk = self.clock.now(), self._world.disks.get(volume_id)

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_rankvol.backends._local_disk import why_no_images
 from airflow_rankvol.backends.local import Isolation, LocalBackend, Mode
+from airflow_rankvol.testing import FakeBackend, Timings
 from tests.contract.support import Lab, leftovers, until, why_no_namespace
 
 LOCAL: dict[str, tuple[Mode, Isolation]] = {
@@ -34,10 +35,15 @@ def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 
 
-@pytest.fixture(params=list(LOCAL))
+@pytest.fixture(params=["fake", *LOCAL])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """Any backend, for the bodies that look at the protocol alone."""
-    yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
+    if request.param == "fake":
+        # Nothing takes time there: its clock stands still, so that nodes neither boot late nor end by themselves.
+        instant = Timings(create_s=0, boot_s=0, attach_s=0, detach_s=0, terminate_s=0, delete_s=0)
+        yield from _clean(Lab(FakeBackend(timings=instant, attach_at_launch=True)))
+    else:
+        yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 
 
 @pytest.fixture
