@@ -6,6 +6,8 @@ The connection's type picks the backend. ``rankvol_default`` need not exist: wit
 from __future__ import annotations
 
 import importlib
+import json
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "image", "directory"]
 DEFAULT_CONN_ID = "rankvol_default"
 LOCAL_TYPE = "rankvol_local"
+DEFAULT_POLL_INTERVAL_S = 0.2
 
 #: Connection type → "module:function" that makes a backend from the connection's extra. Other packages add theirs
 #: with an entry point of the same form in the group ``airflow_rankvol.backends``.
@@ -59,7 +62,11 @@ class LocalRankVolHook(BaseHook):
 
 
 def local_backend(extra: Mapping[str, Any]) -> Backend:
-    """Make the local backend from a ``rankvol_local`` connection's extra."""
+    """Make the local backend from a ``rankvol_local`` connection's extra.
+
+    Raises:
+        ConfigError: a field is unknown, or its value is not what the field takes.
+    """
     unknown = sorted(set(extra) - _LOCAL_KEYS)
     if unknown:
         raise ConfigError(
@@ -69,12 +76,15 @@ def local_backend(extra: Mapping[str, Any]) -> Backend:
     mode = extra.get("mode") or "auto"
     if mode not in ("auto", "image", "directory"):
         raise ConfigError(f"mode of a {LOCAL_TYPE} connection: found {mode!r}; expected auto, image or directory")
+    _text(extra, "owner", LOCAL_TYPE)
+    state_dir = _text(extra, "state_dir", LOCAL_TYPE)
+    poll_interval_s = _poll_interval_s(extra)
     from airflow_rankvol.backends.local import LocalBackend
 
     return LocalBackend(
-        state_dir=Path(extra.get("state_dir") or default_state_dir()).expanduser(),
+        state_dir=Path(state_dir or default_state_dir()).expanduser(),
         mode=cast("Mode", mode),
-        poll_interval_s=float(extra.get("poll_interval") or 0.2),
+        poll_interval_s=poll_interval_s,
     )
 
 
@@ -94,7 +104,7 @@ def get_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     connection = _connection(conn_id)
     if connection is None:
         return backend_of(conn_id, LOCAL_TYPE, {})
-    return backend_of(conn_id, str(connection.conn_type), connection.extra_dejson)
+    return backend_of(conn_id, str(connection.conn_type), _extra_of(conn_id, connection))
 
 
 async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
@@ -106,6 +116,7 @@ async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     except AirflowNotFoundException as exc:
         _check_default(conn_id, exc)
         return backend_of(conn_id, LOCAL_TYPE, {})
+    _check_extra(conn_id, connection.extra)
     return backend_of(conn_id, str(connection.conn_type), await connection.aextra_dejson())
 
 
@@ -113,13 +124,14 @@ def get_owner(conn_id: str, backend: Backend) -> str:
     """Return the owner tag: of the connection's extra, else ``[rankvol] owner``, else the backend's default.
 
     Raises:
-        ConfigError: a cloud backend without a configured owner.
+        ConfigError: a cloud backend without a configured owner, or an owner in the extra that is no text.
     """
     from airflow.configuration import conf
 
     connection = _connection(conn_id)
-    extra = connection.extra_dejson if connection else {}
-    owner = extra.get("owner") or conf.get("rankvol", "owner", fallback=None) or backend.default_owner()
+    extra = _extra_of(conn_id, connection) if connection else {}
+    conn_type = str(connection.conn_type) if connection else LOCAL_TYPE
+    owner = _text(extra, "owner", conn_type) or conf.get("rankvol", "owner", fallback=None) or backend.default_owner()
     if not owner:
         raise ConfigError(
             f"no owner is set for connection {conn_id!r} ({backend.name}). Every volume and node carries it, and only "
@@ -141,6 +153,57 @@ def backend_of(conn_id: str, conn_type: str, extra: Mapping[str, Any]) -> Backen
     module, _, name = known[conn_type].partition(":")
     factory: Callable[[Mapping[str, Any]], Backend] = getattr(importlib.import_module(module), name)
     return factory(extra)
+
+
+def _text(extra: Mapping[str, Any], field: str, conn_type: str) -> str:
+    """Return a text field of the extra, empty where it is left out (the UI's form sends empty text or null)."""
+    found = extra.get(field)
+    if found is None or found == "":
+        return ""
+    if not isinstance(found, str) or not found.strip():
+        raise ConfigError(
+            f"{field} of a {conn_type} connection: found {found!r}; expected text that is not empty, or no {field}"
+        )
+    return found
+
+
+def _poll_interval_s(extra: Mapping[str, Any]) -> float:
+    found = extra.get("poll_interval")
+    if found is None or found == "":
+        return DEFAULT_POLL_INTERVAL_S
+    try:
+        # A connection written as a URI has text where one written as JSON has a number.
+        seconds = math.nan if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ConfigError(
+            f"poll_interval of a {LOCAL_TYPE} connection: found {found!r}; expected a number of seconds above 0,"
+            f" as in {DEFAULT_POLL_INTERVAL_S}"
+        )
+    return seconds
+
+
+def _extra_of(conn_id: str, connection: Connection) -> Mapping[str, Any]:
+    _check_extra(conn_id, connection.extra)
+    return connection.extra_dejson
+
+
+def _check_extra(conn_id: str, extra: str | None) -> None:
+    """Refuse what is no JSON object: `Connection.extra_dejson` only logs it, and goes on with an empty one."""
+    try:
+        found = json.loads(extra) if extra else {}
+    except ValueError as exc:
+        # The text itself is not shown: it may hold secrets.
+        raise ConfigError(
+            f"the extra of connection {conn_id!r} is not JSON ({exc}); expected an object"
+            """ as in {"mode": "directory"}"""
+        ) from None
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"the extra of connection {conn_id!r} is a JSON {type(found).__name__}; expected an object"
+            """ as in {"mode": "directory"}"""
+        )
 
 
 def _connection(conn_id: str) -> Connection | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.hooks import LocalRankVolHook, get_backend, get_owner
+from airflow_rankvol.hooks import LocalRankVolHook, aget_backend, get_backend, get_owner
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, conn_type: str, **extra: object) -> None:
@@ -45,15 +46,84 @@ def test_the_connections_extra_reaches_the_backend(monkeypatch: pytest.MonkeyPat
         ("postgres", {}, "of type 'postgres'.*knows.*rankvol_local"),
         ("rankvol_local", {"mod": "image"}, "unknown field.*mod.*known:.*mode"),
         ("rankvol_local", {"mode": "disk"}, "found 'disk'; expected auto, image or directory"),
+        ("rankvol_local", {"mode": ["image"]}, r"mode .*found \['image'\]; expected auto, image or directory"),
+        (
+            "rankvol_local",
+            {"poll_interval": "abc"},
+            "poll_interval .*found 'abc'; expected a number of seconds above 0",
+        ),
+        ("rankvol_local", {"poll_interval": [1]}, r"poll_interval .*found \[1\]; expected a number of seconds"),
+        ("rankvol_local", {"poll_interval": True}, "poll_interval .*found True; expected a number of seconds"),
+        ("rankvol_local", {"poll_interval": 0}, "poll_interval .*found 0; expected a number of seconds"),
+        ("rankvol_local", {"poll_interval": -0.5}, "poll_interval .*found -0.5; expected a number of seconds"),
+        ("rankvol_local", {"poll_interval": "inf"}, "poll_interval .*found 'inf'; expected a number of seconds"),
+        ("rankvol_local", {"poll_interval": "nan"}, "poll_interval .*found 'nan'; expected a number of seconds"),
+        ("rankvol_local", {"state_dir": 5}, "state_dir .*found 5; expected text that is not empty"),
+        ("rankvol_local", {"state_dir": False}, "state_dir .*found False; expected text that is not empty"),
+        ("rankvol_local", {"state_dir": " "}, "state_dir .*found ' '; expected text that is not empty"),
+        ("rankvol_local", {"owner": 5}, "owner .*found 5; expected text that is not empty"),
     ],
 )
 def test_a_wrong_connection_says_what_is_known(
-    monkeypatch: pytest.MonkeyPatch, conn_type: str, extra: dict[str, str], message: str
+    monkeypatch: pytest.MonkeyPatch, conn_type: str, extra: dict[str, object], message: str
 ) -> None:
     """A wrong type, field or value is named together with what is allowed."""
     connect(monkeypatch, "wrong", conn_type, **extra)
     with pytest.raises(ConfigError, match=message):
         get_backend("wrong")
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_field_of_the_form_counts_as_left_out(monkeypatch: pytest.MonkeyPatch, empty: object) -> None:
+    """The connection form sends every field, filled in or not."""
+    connect(monkeypatch, "here", "rankvol_local", state_dir=empty, mode=empty, poll_interval=empty, owner=empty)
+    backend = get_backend("here")
+    assert isinstance(backend, LocalBackend)
+    assert (backend.state_dir.name, backend.poll_interval_s) == ("rankvol", 0.2)
+    assert get_owner("here", backend) == backend.default_owner()
+
+
+def test_a_poll_interval_in_a_uri_is_read_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URI has only text in its query."""
+    monkeypatch.setenv("AIRFLOW_CONN_HERE", "rankvol-local:///?poll_interval=0.5&mode=directory")
+    assert get_backend("here").poll_interval_s == 0.5
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("mode: image", "the extra of connection 'wrong' is not JSON .*expected an object"),
+        ('{"mode": "image"', "the extra of connection 'wrong' is not JSON .*expected an object"),
+        ('["image"]', "the extra of connection 'wrong' is a JSON list; expected an object"),
+        ("5", "the extra of connection 'wrong' is a JSON int; expected an object"),
+        ('"image"', "the extra of connection 'wrong' is a JSON str; expected an object"),
+    ],
+)
+def test_an_extra_that_is_no_json_object_is_refused_wherever_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, extra: str, message: str
+) -> None:
+    """Airflow only logs such an extra, and the work would go on with the defaults, in another state directory."""
+    monkeypatch.setenv("AIRFLOW_CONN_WRONG", json.dumps({"conn_type": "rankvol_local", "extra": extra}))
+    for read in (get_backend, lambda conn_id: get_owner(conn_id, get_backend())):
+        with pytest.raises(ConfigError, match=message):
+            read("wrong")
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(aget_backend("wrong"))
+
+
+def test_the_text_of_a_broken_extra_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a secret."""
+    monkeypatch.setenv("AIRFLOW_CONN_WRONG", json.dumps({"conn_type": "rankvol_local", "extra": "hunter2"}))
+    with pytest.raises(ConfigError) as caught:
+        get_backend("wrong")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_owner_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the backend does not read it: a number would find nothing again that text made."""
+    connect(monkeypatch, "wrong", "rankvol_local", owner=5)
+    with pytest.raises(ConfigError, match="owner of a rankvol_local connection: found 5; expected text"):
+        get_owner("wrong", get_backend())
 
 
 def test_the_owner_comes_from_the_extra_then_the_config_then_the_backend(
