@@ -31,6 +31,9 @@ class RunIdentity:
         run_id: The DAG run.
         group_id: The task group, with the groups around it.
         map_index: The index of the mapped task group around it, or -1.
+
+    Raises:
+        ConfigError: A part is not of its type, or empty.
     """
 
     owner: str
@@ -38,6 +41,17 @@ class RunIdentity:
     run_id: str
     group_id: str
     map_index: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("owner", "dag_id", "run_id", "group_id"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise ConfigError(f"identity: {name}: {value!r} was found; text that is not empty is expected")
+        index: object = self.map_index
+        if not isinstance(index, int) or isinstance(index, bool) or index < -1:
+            raise ConfigError(
+                f"identity: map_index: {index!r} was found; a whole number from 0 on is expected, or -1 for none"
+            )
 
     @property
     def group(self) -> str:
@@ -157,8 +171,9 @@ def make_plan(job: RankJob, run: RunIdentity) -> Plan:
     """Give every rank of a job its volumes and its zone.
 
     Raises:
-        ConfigError: Two volumes of the plan would have the same name.
+        ConfigError: Two volumes of the plan would have the same name, or an argument is of another type.
     """
+    _check_types(job, run)
     columns = [_mount_volumes(job, run, index) for index in range(len(job.volumes))]
     slots = tuple(
         PlannedSlot(rank, job.nodes, job.node.zone_of(rank), tuple(column[rank] for column in columns))
@@ -197,6 +212,15 @@ def job_digest(job: RankJob, files: Mapping[str, bytes]) -> str:
             "rendezvous": job.rendezvous,
         }
     )[:_DIGEST_LENGTH]
+
+
+def _check_types(job: object, run: object) -> None:
+    if not isinstance(job, RankJob):
+        raise ConfigError(
+            f"job: {type(job).__name__} was found; expected a RankJob; RankJob.model_validate(dict) makes one"
+        )
+    if not isinstance(run, RunIdentity):
+        raise ConfigError(f"run: {type(run).__name__} was found; expected a RunIdentity")
 
 
 def _mount_volumes(job: RankJob, run: RunIdentity, index: int) -> list[PlannedVolume]:

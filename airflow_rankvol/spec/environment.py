@@ -83,9 +83,18 @@ def _secret_env(value: object) -> dict[str, str]:
 
 
 def _files(value: dict[str, str]) -> dict[str, str]:
+    """Refuse targets outside the working directory, and sources that are not relative to the DAG file.
+
+    A source may begin with ``..``: DAG folders often share an ``include/`` one level up.
+    """
     for target, path in value.items():
         where = f"target {target!r}"
         plain_text(path)
+        if path.startswith(("/", "~")):
+            raise ConfigError(
+                f"{where}: the source {path!r} is not relative; expected a path relative to the DAG file,"
+                " as in 'include/etl.py' ('..' may lead out of its folder)"
+            )
         if not target or not target.isprintable():
             raise ConfigError(f"{where} is empty or has control characters; a relative path is expected")
         if target.startswith("/") or ".." in target.split("/"):

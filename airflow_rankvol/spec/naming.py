@@ -92,8 +92,10 @@ def interpolate(text: str, *, rank: int, nodes: int) -> str:
     """Replace every variable of ``text`` by its value, and ``$$`` by ``$``.
 
     Raises:
-        ConfigError: A variable is unknown or unclosed, or its format is not one for integers.
+        ConfigError: A variable is unknown or unclosed, its format is not one for integers, or the text is no
+            text, ``nodes`` no whole number from 1 on, or ``rank`` none from 0 to ``nodes`` - 1.
     """
+    _check_values(text, rank, nodes)
     return _join(pieces(text), rank=rank, nodes=nodes)
 
 
@@ -103,6 +105,7 @@ def interpolate_braces(text: str, *, rank: int, nodes: int) -> str:
     Raises:
         ConfigError: As `interpolate`.
     """
+    _check_values(text, rank, nodes)
     return _join(pieces(text, braces_only=True), rank=rank, nodes=nodes)
 
 
@@ -169,6 +172,18 @@ def volume_names(template: str, *, nodes: int, naming: Naming, scope: Scope, key
         _check_valid(template, name, rank, scope)
     _check_distinct(template, names)
     return names
+
+
+def _check_values(text: object, rank: object, nodes: object) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"text: {text!r} was found; text is expected, as in 'data-${{NODE_RANK}}'")
+    # By exact type, because True is an int to isinstance() and would become part of a name.
+    if type(nodes) is not int or nodes < 1:
+        raise ConfigError(f"nodes: {nodes!r} was found; a whole number of at least 1 is expected")
+    if type(rank) is not int or not 0 <= rank < nodes:
+        raise ConfigError(
+            f"rank: {rank!r} was found; with nodes={nodes}, a whole number from 0 to {nodes - 1} is expected"
+        )
 
 
 def _join(parts: Iterator[Piece], *, rank: int, nodes: int) -> str:

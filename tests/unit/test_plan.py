@@ -51,12 +51,35 @@ class TestIdentity:
         assert dataclasses.replace(RUN, map_index=0).group == "shards[0]"
 
     @settings(max_examples=50, deadline=None)
-    @given(st.builds(RunIdentity, st.text(), st.text(), st.text(), st.text(), st.integers(-1, 1023)))
+    @given(st.builds(RunIdentity, *[st.text(min_size=1)] * 4, st.integers(-1, 1023)))
     def test_any_identity_has_keys(self, run: RunIdentity) -> None:
         assert all(re.fullmatch("[0-9a-f]{8}", run.key(scope)) for scope in Scope)
 
+    @pytest.mark.parametrize("field", ["owner", "dag_id", "run_id", "group_id"])
+    @pytest.mark.parametrize("value", ["", None, 5, b"x"])
+    def test_each_name_of_an_identity_is_text_that_is_not_empty(self, field: str, value: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            dataclasses.replace(RUN, **{field: value})
+        assert str(caught.value) == f"identity: {field}: {value!r} was found; text that is not empty is expected"
+
+    @pytest.mark.parametrize("value", ["x", "3", -2, -5, None, 1.0, True])
+    def test_a_map_index_is_a_whole_number_or_minus_one(self, value: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            dataclasses.replace(RUN, map_index=value)
+        assert str(caught.value).startswith(f"identity: map_index: {value!r} was found; a whole number")
+
 
 class TestPlan:
+    def test_a_dict_is_no_job_and_the_error_says_what_makes_one_of_it(self) -> None:
+        fields: Any = {"nodes": 3, "volumes": VOLUMES}
+        with pytest.raises(ConfigError, match=r"job: dict was found; expected a RankJob; RankJob\.model_validate"):
+            make_plan(fields, RUN)
+
+    def test_a_plan_needs_an_identity(self) -> None:
+        owner: Any = "team"
+        with pytest.raises(ConfigError, match="run: str was found; expected a RunIdentity"):
+            make_plan(job(), owner)
+
     def test_each_rank_has_its_volumes_in_the_order_of_the_mounts(self) -> None:
         key = RUN.key()
         assert make_plan(job(nodes=2), RUN).to_slots() == [

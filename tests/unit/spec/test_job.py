@@ -222,6 +222,12 @@ class TestFiles:
     def test_a_target_elsewhere_is_refused(self, target: str) -> None:
         assert problem(files={target: "x"}).startswith(f"files: target {target!r} ")
 
+    @pytest.mark.parametrize("source", ["/etc/passwd", "/", "//etc/passwd", "~/x", "~root/x"])
+    def test_a_source_that_is_not_relative_to_the_dag_file_is_refused(self, source: str) -> None:
+        said = problem(files={"a": source})
+        assert said.startswith(f"files: target 'a': the source {source!r} is not relative; expected a path relative")
+        assert "'..' may lead out of its folder" in said
+
     def test_a_file_is_no_directory(self) -> None:
         assert "lies below the target 'a', which is a file" in problem(files={"a": "x", "a/b": "y"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -23,6 +24,35 @@ NODES = NODES_SINGLE + NODES_DOUBLE
 
 def names(template: str, nodes: int = 1, naming: Naming = Naming.SUFFIX, scope: Scope = Scope.RUN) -> tuple[str, ...]:
     return volume_names(template, nodes=nodes, naming=naming, scope=scope, key=KEY)
+
+
+class TestValues:
+    """What `interpolate` and `interpolate_braces` are called with, besides the template's own syntax."""
+
+    @pytest.mark.parametrize("function", [interpolate, interpolate_braces])
+    @pytest.mark.parametrize("rank", [8, 9, -1, True, False, None, "3", 3.0])
+    def test_a_rank_is_a_whole_number_below_the_number_of_nodes(self, function: Any, rank: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            function("a-${{ node_rank }}", rank=rank, nodes=8)
+        assert str(caught.value) == (f"rank: {rank!r} was found; with nodes=8, a whole number from 0 to 7 is expected")
+
+    @pytest.mark.parametrize("function", [interpolate, interpolate_braces])
+    @pytest.mark.parametrize("nodes", [0, -1, True, None, "8", 8.0])
+    def test_the_number_of_nodes_is_a_whole_number_from_one_on(self, function: Any, nodes: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            function("a-${{ node_rank }}", rank=0, nodes=nodes)
+        assert str(caught.value) == f"nodes: {nodes!r} was found; a whole number of at least 1 is expected"
+
+    @pytest.mark.parametrize("function", [interpolate, interpolate_braces])
+    @pytest.mark.parametrize("text", [None, 5, b"a", ["a"]])
+    def test_a_template_is_text(self, function: Any, text: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            function(text, rank=0, nodes=1)
+        assert str(caught.value).startswith(f"text: {text!r} was found; text is expected")
+
+    def test_a_text_without_variables_is_checked_in_the_same_way(self) -> None:
+        with pytest.raises(ConfigError, match="rank: 8 was found"):
+            interpolate("a", rank=8, nodes=8)
 
 
 class TestInterpolate:
@@ -117,7 +147,8 @@ class TestInterpolate:
         st.integers(0, 1023),
         st.integers(1, 1024),
     )
-    def test_no_known_variable_is_left(self, parts: list[str], rank: int, nodes: int) -> None:
+    def test_no_known_variable_is_left(self, parts: list[str], rank: int, more: int) -> None:
+        nodes = rank + more
         values = {**dict.fromkeys(RANKS, str(rank)), **dict.fromkeys(NODES, str(nodes))}
         result = interpolate("".join(parts), rank=rank, nodes=nodes)
         assert "$" not in result
