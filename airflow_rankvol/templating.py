@@ -23,8 +23,14 @@ def shield(text: str) -> str:
 def _shield_plain(part: str, whole: str) -> str:
     at = part.find("${#")
     if at >= 0:
+        expansion = part[at : part.find("}", at) + 1 or len(part)]
         raise ConfigError(
-            f"found {part[at : at + 20]!r} in {whole[:80]!r}: Jinja takes '{{#' for a comment. "
-            "Write {% raw %}${#name}{% endraw %}"
+            f"a templated text has {_shorten(expansion, 40)!r}, which Jinja would read as the start of a comment "
+            "('{#'); expected it between raw tags, as in '{% raw %}${#name}{% endraw %}'. "
+            f"The text is {_shorten(whole, 80)!r}"
         )
     return _RANK_VARIABLE.sub(lambda match: "{% raw %}" + match.group() + "{% endraw %}", part)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
