@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from airflow_rankvol.backends import _local_linux as linux
+from airflow_rankvol.backends import _local_trash as trash
 from airflow_rankvol.errors import AuthDenied, BackendError, QuotaExceeded
 from airflow_rankvol.records import Tags, Volume, VolumeState, from_iso, utc_now
 
@@ -150,12 +150,12 @@ class Store:
 
     def volumes(self) -> list[VolumeFile]:
         """Return all volumes, oldest first."""
-        found = (self.volume(name) for name in _entries(self.root / "volumes"))
+        found = (self.volume(name) for name in trash.entries(self.root / "volumes"))
         return sorted((item for item in found if item), key=lambda item: (item.created_at, item.name))
 
     def nodes(self) -> list[NodeFile]:
         """Return all nodes, oldest first."""
-        found = (self.node(name) for name in _entries(self.root / "nodes"))
+        found = (self.node(name) for name in trash.entries(self.root / "nodes"))
         return sorted((item for item in found if item), key=lambda item: (item.created_at, item.name))
 
     @contextmanager
@@ -169,7 +169,7 @@ class Store:
             yield folder
             folder.rename(self.root / kind / item_id)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            trash.remove(folder)
             raise
 
     def discard(self, folder: Path) -> Path:
@@ -180,12 +180,7 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what is in the trash, and what dead processes left half made."""
-        for name in _entries(self.root / "trash"):
-            shutil.rmtree(self.root / "trash" / name, ignore_errors=True)
-        for name in _entries(self.root / "new"):
-            pid, _, rest = name.partition(".")
-            if not pid.isdigit() or str(linux.start_time(int(pid))) != rest.partition(".")[0]:
-                shutil.rmtree(self.root / "new" / name, ignore_errors=True)
+        trash.sweep(self.root)
 
     def write_volume(self, item: VolumeFile) -> None:
         """Replace a volume's file."""
@@ -218,13 +213,6 @@ def mapped(verb: str, resource: str) -> Iterator[None]:
         if exc.errno in _DENIED:
             raise AuthDenied(f"{exc}; the state directory belongs to another user?", **where) from exc
         raise BackendError(f"{exc}; look at the state directory", **where) from exc
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def _checked(item_id: str) -> str:

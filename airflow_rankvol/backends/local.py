@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends import _local_linux as linux
+from airflow_rankvol.backends import _local_trash as trash
 from airflow_rankvol.backends._local_holding import Holding
 from airflow_rankvol.backends._local_launch import prepare, seen, start
 from airflow_rankvol.backends._local_life import Lives
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, mapped, new_id, write_json
 from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
-from airflow_rankvol.errors import NotOurs, VolumeConflict
+from airflow_rankvol.errors import BackendError, NotOurs, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class LocalBackend:
         return self._observation(volumes, [item for item in nodes if ours(item.tags)], nodes)
 
     def list_owned(self, selector: Selector) -> Observation:
-        """Return what carries the owner's tags."""
+        """Return what carries the owner's tags; clear what dead processes left on their way in or out."""
+        with mapped("list_owned", str(self.state_dir)):
+            self.store.sweep()
         wanted = {"rankvol:owner": selector.owner, "rankvol:dag": selector.dag, "rankvol:run": selector.run}
 
         def ours(raw: Mapping[str, str]) -> bool:
@@ -145,8 +148,11 @@ class LocalBackend:
                     return
                 guard.check(tags=Tags.from_dict(item.tags), name=item.name, backend=self.name, verb="delete_volume")
                 self.holding.check_free(item, "delete_volume")
-                self.store.discard(self.store.volume_dir(volume_id))
-            self.store.sweep()
+                gone = self.store.discard(self.store.volume_dir(volume_id))
+            reason = trash.remove(gone)
+        if reason:
+            text = f"deleted, but its files in {gone} cannot be removed ({reason}). Remove them by hand"
+            raise BackendError(text, backend=self.name, verb="delete_volume", resource=item.name)
 
     def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         """Set tags on volumes of ours."""
