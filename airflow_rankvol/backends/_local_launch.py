@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends import _local_linux as linux
-from airflow_rankvol.backends._local_life import Lives
+from airflow_rankvol.backends._local_life import NEVER_STARTED, Lives
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, new_id, write_json
 from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.errors import BackendError
@@ -40,6 +40,7 @@ def prepare(backend: LocalBackend, request: NodeRequest, volumes: Sequence[Volum
         for name in ("work", "tmp", "root"):
             (folder / name).mkdir(mode=0o700)
         (folder / "bootstrap").write_text(request.script, encoding="utf-8")
+        (folder / "never").write_text(NEVER_STARTED, encoding="utf-8")
         (folder / "reserve").write_bytes(bytes(_RESERVE_BYTES))
         (folder / "wanted").write_text(_wanted(store, request, volumes), encoding="utf-8")
         write_json(folder / "node.json", node)
@@ -65,7 +66,9 @@ def start(backend: LocalBackend, node: NodeFile, lifetime_s: float) -> None:
         _check_started(started.returncode, backend.log_text(node.id)[-2000:], node)
     except BaseException:
         backend.lives.end(node.id, folder)
-        backend.store.discard(folder)
+        with backend.store.lock():
+            if folder.exists():  # else somebody deletes the node just now
+                backend.store.discard(folder)
         backend.store.sweep()
         raise
 

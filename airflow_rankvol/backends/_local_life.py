@@ -16,6 +16,8 @@ from airflow_rankvol.backends._local_store import Files, NodeFile, Store
 from airflow_rankvol.errors import NotReady
 from airflow_rankvol.records import NodeState
 
+#: What ``process`` holds when no supervisor may start any more; no process is like this.
+NEVER_STARTED = '{"pid": 0, "start": 0, "boot": "never"}'
 _KILL_WITHIN_S = 10.0
 Identity = Mapping[str, Any]
 
@@ -39,6 +41,12 @@ class Lives:
         if process is None:
             if self._alive(node.creator):
                 return NodeState.PENDING, ""
+            try:
+                _give_up(folder)
+            except OSError:  # nothing says that it cannot start
+                return NodeState.PENDING, ""
+            process, child = self._identities(folder)
+        if process is None or process["boot"] == "never":
             return NodeState.ENDED, "never started"
         # The first process outlives its supervisor for as long as the kernel needs to flush and unmount.
         if self._alive(process) or self._alive(child):
@@ -67,6 +75,7 @@ class Lives:
         Raises:
             NotReady: the kernel still holds one of them, as it does during a long flush.
         """
+        _give_up(folder)
         process, child = self._identities(folder)
         until = time.monotonic() + _KILL_WITHIN_S
         while True:
@@ -114,6 +123,16 @@ class Lives:
         if _is_plain(child) and child is not None and child["boot"] == self.boot_id:
             self.end(node_id, folder)
             linux.write(str(folder / "end"), "killed")
+
+
+def _give_up(folder: Path) -> None:
+    """Keep a supervisor that has not started from doing so.
+
+    A supervisor and whoever gives its node up both make the file ``process``, which works for the first alone.
+    So a node that was once seen not to have started never does, and its volumes are free.
+    """
+    with suppress(FileExistsError, FileNotFoundError):  # it started, or its directory is gone
+        os.link(folder / "never", folder / "process")  # a link, for which a full disk has room
 
 
 def marked(node_id: str) -> list[int]:

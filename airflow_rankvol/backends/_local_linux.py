@@ -55,6 +55,22 @@ def write(path: str, text: str) -> None:
     os.rename(new, path)
 
 
+def claim(path: str, text: str) -> bool:
+    """Write a file unless it exists, or its directory does not; of several that try, one alone succeeds."""
+    new = f"{path}.{os.getpid()}.new"
+    try:
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.link(new, path)
+        os.unlink(new)
+    except FileNotFoundError:
+        return False
+    except FileExistsError:
+        os.unlink(new)
+        return False
+    return True
+
+
 def call(name: str, *args: object) -> None:
     """Call a C function that returns 0 or sets errno."""
     if _LIBC[name](*args) != 0:

@@ -191,7 +191,10 @@ def main(node_dir: str, lifetime_s: str = "", address: str = "", isolation: str 
         os._exit(0 if os.read(read, 1) else 1)
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    linux.write(f"{node_dir}/process", linux.identity(os.getpid()))
+    # Made by whoever comes first: this process, or one that found the node's creator dead and gave its volumes away.
+    if not linux.claim(f"{node_dir}/process", linux.identity(os.getpid())):
+        say("this node was given up before it started")
+        os._exit(1)
     os.write(write_, b"!")
     os.close(write_)
     os.close(read)

@@ -2,8 +2,8 @@
 
 lock               flock'd by whoever changes something
 volumes/<id>/      volume.json, and disk.img or data/
-nodes/<id>/        node.json, the files of its supervisor (process, child, end), of its bootstrap (ready, go,
-                   report.json, work/ …) and console.log
+nodes/<id>/        node.json, never (see _give_up), the files of its supervisor (process, child, end), of its bootstrap (ready,
+                   go, report.json, work/ …) and console.log
 new/, trash/       on their way in and out; what is left here by a process that died is swept
 """
 

@@ -195,9 +195,7 @@ class LocalBackend:
             with self.store.lock():
                 if self.store.node(node_id) is None:
                     return
-                gone = self.store.discard(self.store.node_dir(node_id))
-            # A supervisor that was starting just now has no directory any more; make sure of it.
-            self.lives.end(node_id, gone)
+                self.store.discard(self.store.node_dir(node_id))
             self.store.sweep()
 
     def attach(self, volume_id: str, node_id: str) -> None:

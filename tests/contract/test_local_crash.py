@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends import _local_linux as linux
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.records import Node, NodeState, VolumeState
@@ -121,6 +124,53 @@ def test_a_node_whose_creator_died_before_its_start_never_started(real: Lab) -> 
     raw["creator"]["start"] += 1
     linux.write(str(folder / "node.json"), json.dumps(raw))
     assert (real.seen(node).state, real.seen(node).reason) == (NodeState.ENDED, "never started")
+
+
+def test_a_node_once_seen_not_to_have_started_never_does(
+    real: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    volume = real.volume()
+    creator = os.fork()
+    if creator == 0:
+        command = disk.supervisor_command
+        held = ["bash", "-c", 'read -r <"$0"; exec "$@"', str(gate)]
+        monkeypatch.setattr(disk, "supervisor_command", lambda *args: [*held, *command(*args)])
+        real.node(volume, commands="sleep 60")
+        os._exit(0)
+    held_open: list[int] = []
+
+    def supervisor_waits() -> bool:
+        with suppress(OSError):  # nobody reads yet
+            held_open.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(held_open)
+
+    until(supervisor_waits, "no supervisor was started")
+    os.kill(creator, signal.SIGKILL)
+    os.waitpid(creator, 0)
+    (first,) = real.see().nodes
+    assert (first.state, first.reason) == (NodeState.ENDED, "never started")
+    real.launched.append(first)
+    second = real.node(volume, commands="sleep 60", attempt=2)
+    os.close(held_open[0])  # read fails at the end of the pipe, and the supervisor starts
+    until(lambda: "given up before it started" in local(real).log_text(first.id), "the first node started")
+    assert [(node.id, node.state) for node in real.see().nodes] == [
+        (first.id, NodeState.ENDED),
+        (second.id, NodeState.RUNNING),
+    ]
+    assert len(disk.loops_of(local(real).store.volume_dir(volume.id) / "disk.img")) <= 1
+
+
+def test_a_node_that_starts_while_it_is_looked_at_is_running(real: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = real.node(real.volume(), commands="sleep 60")
+    record = local(real).store.node(node.id)
+    assert record is not None
+    lives = local(real).lives
+    look = lives._identities
+    seen = iter([(None, None)])
+    monkeypatch.setattr(lives, "_identities", lambda folder: next(seen, None) or look(folder))
+    assert lives.of(replace(record, creator={**record.creator, "start": 0})) == (NodeState.RUNNING, "")
 
 
 def test_a_supervisor_that_cannot_start_leaves_no_node(real: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
