@@ -41,6 +41,9 @@ class Holding:
 
     def check_free(self, volume: VolumeFile, verb: str, *, run: str | None = None) -> None:
         """Raise VolumeBusy when a live node holds the volume, VolumeConflict when it is of another run."""
+        for node_id, broken in self._store.broken_nodes().items():
+            if self._lives.may_run(node_id):  # and nothing tells which volumes it holds
+                raise broken
         holder = self.of(volume.id)
         if holder is None:
             loops = disk.loops_of(disk.disk_path(self._store.volume_dir(volume.id), volume.mode))

@@ -33,6 +33,7 @@ class Lives:
         self.boot_id = linux.boot_id()
         self._store = store
         self._files: Files[dict[str, Any]] = Files(json.loads)
+        self._processes: Files[dict[str, Any]] = Files(_parse_identity)
 
     def of(self, node: NodeFile) -> tuple[NodeState, str]:
         """Return a node's state, and why it ended if that is known."""
@@ -61,12 +62,22 @@ class Lives:
         """Say whether a node still holds its volumes."""
         return self.of(node)[0] is not NodeState.ENDED
 
+    def may_run(self, node_id: str) -> bool:
+        """Say whether a node runs whose own record cannot be read; one that has not started never will."""
+        folder = self._store.node_dir(node_id)
+        _give_up(folder)
+        process, child = self._identities(folder)
+        if self._alive(process) or self._alive(child):
+            return True
+        self._end_strays(node_id, folder, child)
+        return False
+
     def exit_code(self, folder: Path) -> int | None:
         """Return the exit code in a node's report, or None without one."""
         try:
             report = self._files.read(f"{folder}/report.json")
             return int(report["exit_code"]) if report else None
-        except (ValueError, KeyError):  # the commands can reach this file too
+        except (ValueError, KeyError, TypeError):  # the commands can reach this file too
             return None
 
     def end(self, node_id: str, folder: Path) -> None:
@@ -97,7 +108,7 @@ class Lives:
             time.sleep(0.002)
 
     def _identities(self, folder: Path) -> tuple[Identity | None, Identity | None]:
-        return self._files.read(f"{folder}/process"), self._files.read(f"{folder}/child")
+        return self._processes.read(f"{folder}/process"), self._processes.read(f"{folder}/child")
 
     def _alive(self, identity: Identity | None) -> bool:
         if identity is None or identity["boot"] != self.boot_id:
@@ -149,6 +160,15 @@ def marked(node_id: str) -> list[int]:
         except OSError:  # another user's, or gone
             continue
     return found
+
+
+def _parse_identity(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+        return {**found, "pid": int(found["pid"]), "start": int(found["start"]), "boot": str(found["boot"])}
+    except (ValueError, TypeError, KeyError):
+        # It appeared whole, so only a crash of the machine can have torn it, and that ended the process.
+        return {"pid": 0, "start": 0, "boot": "lost"}
 
 
 def _is_plain(child: Identity | None) -> bool:

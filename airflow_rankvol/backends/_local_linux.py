@@ -47,11 +47,14 @@ def identity(pid: int) -> str:
     return f'{{"pid": {pid}, "start": {start_time(pid) or 0}, "boot": "{boot_id()}"}}'
 
 
-def write(path: str, text: str) -> None:
-    """Write a file that appears with its whole content or not at all."""
+def write(path: str, text: str, *, durable: bool = False) -> None:
+    """Write a file that appears with its whole content or not at all; a durable one so after a power cut, too."""
     new = f"{path}.{os.getpid()}.new"
     with open(new, "w", encoding="utf-8") as file:
         file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.rename(new, path)
 
 

@@ -2,8 +2,8 @@
 
 lock               flock'd by whoever changes something
 volumes/<id>/      volume.json, and disk.img or data/
-nodes/<id>/        node.json, never (see _give_up), the files of its supervisor (process, child, end), of its bootstrap (ready,
-                   go, report.json, work/ …) and console.log
+nodes/<id>/        node.json, never (process, if it is given up), the files of its supervisor (process, child,
+                   end), of its bootstrap (ready, go, report.json, work/ …) and console.log
 new/, trash/       on their way in and out; what is left here by a process that died is swept
 """
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from airflow_rankvol.backends import _local_trash as trash
 from airflow_rankvol.errors import AuthDenied, BackendError, QuotaExceeded
 from airflow_rankvol.records import Tags, Volume, VolumeState, from_iso, utc_now
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 _REMEMBERED = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -71,6 +73,9 @@ class NodeFile:
     tags: Mapping[str, str]
 
 
+R = TypeVar("R", VolumeFile, NodeFile)
+
+
 class Files(Generic[T]):
     """Reads files of one form, each again only after it was replaced: every change makes a new inode."""
 
@@ -113,6 +118,7 @@ class Store:
         self.root = root
         self._volume_files: Files[VolumeFile] = Files(_parse_volume)
         self._node_files: Files[NodeFile] = Files(_parse_node)
+        self._told: set[str] = set()
 
     def prepare(self) -> None:
         """Make the state directory, for this user alone."""
@@ -142,21 +148,47 @@ class Store:
 
     def volume(self, volume_id: str) -> VolumeFile | None:
         """Return a volume's file, or None."""
-        return self._volume_files.read(f"{self.volume_dir(volume_id)}/volume.json")
+        return _read(self._volume_files, f"{self.volume_dir(volume_id)}/volume.json", volume_id)
 
     def node(self, node_id: str) -> NodeFile | None:
         """Return a node's file, or None."""
-        return self._node_files.read(f"{self.node_dir(node_id)}/node.json")
+        return _read(self._node_files, f"{self.node_dir(node_id)}/node.json", node_id)
 
     def volumes(self) -> list[VolumeFile]:
-        """Return all volumes, oldest first."""
-        found = (self.volume(name) for name in trash.entries(self.root / "volumes"))
-        return sorted((item for item in found if item), key=lambda item: (item.created_at, item.name))
+        """Return all volumes that can be read, oldest first; the log tells of others."""
+        return self._tell(self._scan("volumes", self.volume))
 
     def nodes(self) -> list[NodeFile]:
-        """Return all nodes, oldest first."""
-        found = (self.node(name) for name in trash.entries(self.root / "nodes"))
-        return sorted((item for item in found if item), key=lambda item: (item.created_at, item.name))
+        """Return all nodes that can be read, oldest first; the log tells of others."""
+        return self._tell(self._scan("nodes", self.node))
+
+    def broken_volumes(self) -> dict[str, BackendError]:
+        """Return the ids of volumes whose file cannot be read, and why."""
+        return self._scan("volumes", self.volume)[1]
+
+    def broken_nodes(self) -> dict[str, BackendError]:
+        """Return the ids of nodes whose file cannot be read, and why."""
+        return self._scan("nodes", self.node)[1]
+
+    def _scan(self, kind: str, read: Callable[[str], R | None]) -> tuple[list[R], dict[str, BackendError]]:
+        found, broken = [], {}
+        for name in trash.entries(self.root / kind):
+            try:
+                item = read(name)
+            except BackendError as exc:
+                broken[name] = exc
+                continue
+            if item is not None:
+                found.append(item)
+        return sorted(found, key=lambda item: (item.created_at, item.name)), broken
+
+    def _tell(self, scanned: tuple[list[R], dict[str, BackendError]]) -> list[R]:
+        found, broken = scanned
+        for name, exc in broken.items():
+            if name not in self._told:  # once per process: nodes are looked at several times a second
+                log.warning("left out: %s", exc)
+                self._told.add(name)
+        return found
 
     @contextmanager
     def incoming(self, kind: str, item_id: str) -> Iterator[Path]:
@@ -192,8 +224,8 @@ class Store:
 
 
 def write_json(path: Path, item: VolumeFile | NodeFile) -> None:
-    """Write a record's file, atomically."""
-    linux.write(str(path), json.dumps(asdict(item), indent=1))
+    """Write a record's file, atomically and for good."""
+    linux.write(str(path), json.dumps(asdict(item), indent=1), durable=True)
 
 
 def new_id(prefix: str) -> str:
@@ -213,6 +245,17 @@ def mapped(verb: str, resource: str) -> Iterator[None]:
         if exc.errno in _DENIED:
             raise AuthDenied(f"{exc}; the state directory belongs to another user?", **where) from exc
         raise BackendError(f"{exc}; look at the state directory", **where) from exc
+
+
+def _read(files: Files[R], path: str, item_id: str) -> R | None:
+    try:
+        return files.read(path)
+    except (ValueError, TypeError, KeyError) as exc:  # empty, torn, or of another form
+        text = (
+            f"{path} is no record ({type(exc).__name__}: {exc}), so nothing of it is used or deleted. "
+            f"Mend the file, or move {os.path.dirname(path)} out of the state directory"
+        )
+        raise BackendError(text, backend="local", verb="read", resource=item_id) from exc
 
 
 def _checked(item_id: str) -> str:

@@ -245,7 +245,11 @@ class LocalBackend:
         )
 
     def _by_name(self, name: str) -> VolumeFile | None:
-        return next((item for item in self.store.volumes() if item.name == name), None)
+        found = next((item for item in self.store.volumes() if item.name == name), None)
+        for broken in self.store.broken_volumes().values():
+            if found is None:  # the name may be that volume's
+                raise broken
+        return found
 
     def _add(self, item: VolumeFile) -> None:
         with self.store.incoming("volumes", item.id) as folder:

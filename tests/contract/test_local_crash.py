@@ -18,6 +18,7 @@ import pytest
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends import _local_linux as linux
 from airflow_rankvol.backends.local import LocalBackend
+from airflow_rankvol.errors import BackendError
 from airflow_rankvol.records import Node, NodeState, VolumeState
 from tests.contract.support import Lab, processes, until
 
@@ -171,6 +172,37 @@ def test_a_node_that_starts_while_it_is_looked_at_is_running(real: Lab, monkeypa
     seen = iter([(None, None)])
     monkeypatch.setattr(lives, "_identities", lambda folder: next(seen, None) or look(folder))
     assert lives.of(replace(record, creator={**record.creator, "start": 0})) == (NodeState.RUNNING, "")
+
+
+def test_a_live_node_with_a_broken_record_keeps_its_volume(real: Lab) -> None:
+    volume = real.volume()
+    node = busy_node(real)
+    path = local(real).store.node_dir(node.id) / "node.json"
+    record = path.read_text()
+    path.write_text("")
+    assert real.see().nodes == ()
+    for use in (
+        lambda: real.node(volume, attempt=2),
+        lambda: real.backend.delete_volume(volume.id, real.guard),
+        lambda: real.backend.delete_node(node.id, real.guard),
+    ):
+        with pytest.raises(BackendError, match=f"{path} is no record"):
+            use()
+    os.kill(pid_of(real, node, "process"), signal.SIGKILL)
+    until(lambda: not local(real).lives.may_run(node.id), "it lives")
+    assert processes(local(real).state_dir, [node]) == []
+    assert real.run_rank(volume, attempt=3).exit_code == 0
+    linux.write(str(path), record)
+
+
+def test_a_torn_process_file_is_a_node_that_ended_with_its_machine(real: Lab) -> None:
+    node = busy_node(real)
+    os.kill(pid_of(real, node, "process"), signal.SIGKILL)
+    real.ended(node)
+    for name in ("process", "child"):
+        (local(real).store.node_dir(node.id) / name).write_text("")
+    (local(real).store.node_dir(node.id) / "end").unlink(missing_ok=True)
+    assert (real.seen(node).state, real.seen(node).reason) == (NodeState.ENDED, "machine restarted")
 
 
 def test_a_supervisor_that_cannot_start_leaves_no_node(real: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,39 @@ def test_a_deleted_volume_with_read_only_directories_leaves_nothing() -> None:
             path.chmod(0o500)
         lab.backend.delete_volume(volume.id, lab.guard)
         assert leftovers(folder / "state", []) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "vol', "[]", "{}"])
+def test_a_broken_volume_record_hides_no_other_and_is_told(
+    lab: Lab, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = lab.volume(0), lab.volume(1)
+    path = local(lab).store.volume_dir(broken.id) / "volume.json"
+    path.write_text(content)
+    for observed in (lab.see(), lab.backend.list_owned(Selector(lab.owner))):
+        assert [volume.id for volume in observed.volumes] == [whole.id]
+    assert caplog.text.count(str(path)) == 1
+    assert lab.volume(1).id == whole.id
+    lab.backend.delete_volume(whole.id, lab.guard)
+    with pytest.raises(BackendError, match=rf"{path} is no record .* Mend the file"):
+        lab.backend.delete_volume(broken.id, lab.guard)
+    with pytest.raises(BackendError, match=str(path)):  # its name may be the broken one's
+        lab.volume(0)
+    assert path.read_text() == content
+    shutil.rmtree(path.parent)
+
+
+def test_records_are_on_the_disk_before_they_appear(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    lab.volume()
+    assert [name for name in synced if name.startswith("volume.json")] != []
 
 
 def test_files_of_a_deleted_volume_that_stay_are_an_error_and_removed_later(
