@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,15 +182,19 @@ class RankJobOperator(BaseOperator):
         return contents
 
     def run_state(self, context: Context, dag_id: str, run_id: str) -> RunState:
-        """Ask Airflow whether a run of this DAG lives."""
+        """Ask Airflow whether a run of this DAG lives; unknown is only one that Airflow says it does not have."""
+        from airflow.sdk.exceptions import AirflowRuntimeError
+
         ti = context["ti"]
         if (dag_id, run_id) == (ti.dag_id, ti.run_id):
             return RunState.LIVE
         try:
             # A str subclass whose str() is "DagRunState.FAILED": compared, never printed.
             state = ti.get_dagrun_state(dag_id, run_id)
-        except Exception as exc:  # noqa: BLE001 - the API's answer for a run it does not know differs by executor
-            self.log.info("Airflow does not know run %s of %s (%s)", run_id, dag_id, type(exc).__name__)
+        except AirflowRuntimeError as exc:
+            if (exc.error.detail or {}).get("status_code") != HTTPStatus.NOT_FOUND:
+                self.log.warning("Airflow could not tell whether run %s of %s lives: %s", run_id, dag_id, exc)
+                return RunState.LIVE  # an answer that failed is no word that the run has ended
             return RunState.UNKNOWN
         return RunState.ENDED if state in _ENDED_STATES else RunState.LIVE
 

@@ -135,10 +135,13 @@ class World:
             record = disk.record if disk else None
             if record and (record.identity, record.rank) == (machine.boot.identity, rank):
                 found[rank] = record.output
-        missing = sorted(set(range(machine.boot.nodes)) - set(found))
+        lost = set(by_rank(machine.request.attachments)) - set(found)
+        left_out = set(range(machine.boot.nodes)) - set(found) - lost
+        allowed = machine.boot.allow_missing
+        missing = sorted(lost if lost and allowed else lost | left_out)
         more = {"collected": sorted(found), "missing": missing}
         ending = machine.ending
-        if missing and not machine.boot.allow_missing:
+        if lost or (missing and not allowed):
             self._report(machine, at, 1, "", **{**more, "phase": "incomplete"})
         elif ending.exit_code is None:
             self._end(machine, at, None, ending.reason)

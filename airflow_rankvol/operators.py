@@ -204,14 +204,16 @@ class GatherRankResults(RankJobOperator):
         with self.final_errors():
             volumes = self.open(context)
             slots = self._slots(context)
-            launcher = Launcher(volumes.job, self.read_files(), slots, volumes.backend.platform)
-        outputs = self._outputs(context)
+            outputs = self._outputs(context)
+            ranks = frozenset(outputs)
+            launcher = Launcher(volumes.job, self.read_files(), slots, volumes.backend.platform, succeeded=ranks)
         job = volumes.job
         missing = [slot.rank for slot in slots if slot.rank not in outputs]
-        if missing and not job.allow_missing:
+        if missing and (not job.allow_missing or not outputs):
             raise GatherIncomplete(
                 f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
-                "is kept until its expiry: fix and clear it, or set allow_missing=True",
+                "is kept until its expiry: fix and clear it"
+                + ("" if job.allow_missing else ", or set allow_missing=True"),
                 missing=missing,
             )
         work = Work.begin(
@@ -228,9 +230,8 @@ class GatherRankResults(RankJobOperator):
             context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
             return [outputs.get(slot.rank) for slot in slots]
         self._running = (volumes.backend, work)
-        ranks = sorted(outputs)
-        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable, succeeded=ranks)
-        return finish(self, context, ending_of(outcome, ranks))
+        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable, succeeded=sorted(outputs))
+        return finish(self, context, ending_of(outcome, sorted(outputs)))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """End a gather whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""

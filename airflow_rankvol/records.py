@@ -64,7 +64,8 @@ class Tags:
     """The tags that every volume and node of ours carries; the truth about whose it is.
 
     ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
-    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. An empty
+    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. ``used_by`` is
+    the run that a volume was handed out to last; only that run may mark it as collected or delete it. An empty
     ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results.
     """
 
@@ -80,6 +81,7 @@ class Tags:
     expiry: str = ""
     collected: str = ""
     role: str = ""
+    used_by: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the tags as strings under ``rankvol:…`` keys."""

@@ -38,8 +38,8 @@ class BootSpec:
         lifetime_s: seconds after which the node ends, whatever it does.
         rendezvous: report ready, and start the commands on the message for all nodes.
         reuse: return an existing completion record instead of computing; never with ``rendezvous``.
-        missing: for gather, ranks whose volumes do not exist at all.
-        allow_missing: for gather, go on without the ranks that have no record.
+        missing: for gather, ranks that are left out because they did not succeed.
+        allow_missing: for gather, go on without those. A rank that is not left out must have its record all the same.
     """
 
     role: Role

@@ -209,9 +209,10 @@ rv_mount_rank() {
   fi
 }
 
-# Mounts every rank's volumes read-only; a rank counts only with its completion record on its first volume.
+# Mounts the volumes of every rank that succeeded, read-only. Each must have its completion record on its first volume:
+# one that lost it is never passed over, or a part would be taken for the whole.
 rv_mount_ranks() {
-  local i rank last='' kept=0
+  local i rank last='' lost='' kept=0
   mkdir -p "$RV_RANKS"
   for i in "${!RV_IDS[@]}"; do
     rank=${RV_OF[i]}
@@ -223,36 +224,25 @@ rv_mount_ranks() {
     rv_find "$i"
     if ! rv_mount "$i" "$RV_RANKS/$rank${RV_PATHS[i]}"; then
       rv_say "rank $rank: its volume ${RV_NAMES[i]} is blank or unreadable. $RV_WHY"
-      rv_hide "$RV_RANKS/$rank${RV_PATHS[i]}"
     elif rv_record_is "${RV_AT[i]}" "$rank" ''; then
       kept=1 RV_COLLECTED=${RV_COLLECTED:+$RV_COLLECTED,}$rank
       continue
-    else
-      rv_hide "$RV_RANKS/$rank${RV_PATHS[i]}"
     fi
-    RV_MISSING=${RV_MISSING:+$RV_MISSING,}$rank
+    lost=${lost:+$lost,}$rank
   done
   RV_ATTACHED=$(rv_now)
-  [ -n "$RV_MISSING" ] || return 0
   if [ "$RV_ALLOW_MISSING" = 0 ]; then
-    RV_PHASE=incomplete RV_CODE=1
-    RV_ERROR="rank(s) $RV_MISSING of $RV_NODES have no completion record; the gather commands were not run"
-    rv_end
+    RV_MISSING=${RV_MISSING:+$RV_MISSING${lost:+,}}$lost
+  elif [ -n "$lost" ]; then
+    RV_MISSING=$lost # what was left out on purpose is no news
+  else
+    [ -z "$RV_MISSING" ] || rv_say "going on without rank(s) $RV_MISSING, which did not succeed"
+    return
   fi
-  rv_say "going on without rank(s) $RV_MISSING, which have no completion record"
-}
-
-# Takes a rank without a record out of sight again: nobody may mistake its partial data for a result.
-rv_hide() {
-  local kept=() at
-  if [ -L "$1" ]; then rm -f "$1"; else rv_umount "$1"; fi
-  for at in "${RV_MOUNTED[@]}"; do [ "$at" = "$1" ] || kept+=("$at"); done
-  RV_MOUNTED=("${kept[@]}")
-  for ((at = 1; at < 100; at++)); do
-    [ "$1" != "$RV_RANKS" ] || return 0
-    [ ! -d "$1" ] || rmdir "$1" 2>/dev/null || return 0
-    set -- "${1%/*}"
-  done
+  [ -n "$RV_MISSING" ] || return 0
+  RV_PHASE=incomplete RV_CODE=1
+  RV_ERROR="rank(s) $RV_MISSING of $RV_NODES have no completion record; the gather commands were not run"
+  rv_end
 }
 
 rv_fetch_secrets() {
@@ -339,6 +329,17 @@ rv_run() {
   RV_TAIL=$(tail -n 50 "$RV_HOME/tail" | rv_b64)
 }
 
+# Is file $1 JSON? Asks whatever the node has; where there is nothing to ask, the engine finds out.
+rv_is_json() {
+  if command -v python3 >/dev/null; then
+    python3 -I -c 'import json, sys; json.load(open(sys.argv[1], encoding="utf-8"), parse_constant=sys.exit)' "$1"
+  elif command -v jq >/dev/null; then
+    jq -e 'true' "$1"
+  elif perl -MJSON::PP -e 1; then
+    perl -MJSON::PP -0777 -ne 'JSON::PP->new->allow_nonref->decode($_)' "$1"
+  fi >/dev/null 2>&1
+}
+
 rv_take_result() {
   RV_PHASE=failed
   local size=0
@@ -346,8 +347,11 @@ rv_take_result() {
   if [ "$size" -gt 16384 ]; then
     [ "$RV_CODE" != 0 ] || RV_CODE=1 RV_ERROR="\$RANKVOL_RESULT holds $size bytes; at most 16384 are allowed. Keep \
 large results on the volume, and write only what Airflow needs to know"
-  elif [ "$size" -gt 0 ]; then
+  elif grep -q '[^[:space:]]' "$RV_RESULT" 2>/dev/null; then
     RV_OUTPUT=$(rv_b64 <"$RV_RESULT")
+    # A record with a result that nobody can read would be returned by every retry.
+    [ "$RV_CODE" != 0 ] || rv_is_json "$RV_RESULT" || RV_CODE=1 RV_ERROR="\$RANKVOL_RESULT is not JSON; found \
+$(head -c 200 "$RV_RESULT" | tr -c '[:print:]' ' '), expected one JSON value. Write it with json.dump or jq"
   fi
   [ "$RV_CODE" = 0 ] || return 0
   if [ "$RV_ROLE" = rank ] && ! rv_write_record; then

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.engine.work import Work, node_name, record_identity
+from airflow_rankvol.errors import GatherIncomplete
 from airflow_rankvol.plan import job_digest
-from airflow_rankvol.records import Attachment, Observation, Role, Slot, to_iso
+from airflow_rankvol.records import Attachment, Observation, Role, Slot, ranks_text, to_iso
 from airflow_rankvol.spec.job import RankJob
 from airflow_rankvol.spec.naming import interpolate_braces, variables
 from airflow_rankvol.spec.templates import NodeTemplate
@@ -23,12 +24,15 @@ class Launcher:
     Args:
         files: content of every file of the job by its name on the node.
         slots: every rank's slot when the nodes start together, else only the task's own.
+        succeeded: for gather, the ranks whose tasks succeeded; None stands for all. Only their volumes are read: what
+            an earlier attempt of a rank that failed later left there does not count.
     """
 
     job: RankJob
     files: Mapping[str, bytes]
     slots: tuple[Slot, ...]
     platform: str
+    succeeded: frozenset[int] | None = None
 
     def requests(self, work: Work, observation: Observation) -> list[NodeRequest]:
         """Return the launch request of this work's node, in a gang those of all its nodes."""
@@ -72,7 +76,7 @@ class Launcher:
     def _gather(self, work: Work, observation: Observation) -> NodeRequest:
         job = self.job
         template = job.gather_node or job.node
-        missing = tuple(slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes))
+        missing = self._left_out(work, observation)
         attachments = tuple(
             Attachment(volume_id=v.id, name=v.name, path=v.path, rank=slot.rank, read_only=True)
             for slot in work.slots
@@ -98,6 +102,19 @@ class Launcher:
             allow_missing=job.allow_missing,
         )
         return self._request(work, spec, -1, work.slots[0].zone, template)
+
+    def _left_out(self, work: Work, observation: Observation) -> tuple[int, ...]:
+        absent = {slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes)}
+        if self.succeeded is None:
+            return tuple(sorted(absent))
+        if absent & self.succeeded:
+            ranks = sorted(absent & self.succeeded)
+            raise GatherIncomplete(
+                f"rank {ranks_text(ranks)} had succeeded, but its volume is gone. Clear the whole task group to "
+                "compute everything again",
+                missing=ranks,
+            )
+        return tuple(slot.rank for slot in work.slots if slot.rank not in self.succeeded)
 
     def _request(self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate) -> NodeRequest:
         name = node_name(work.group, work.role, rank, work.attempt)

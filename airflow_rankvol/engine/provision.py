@@ -41,7 +41,7 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
         slots = [_slot(backend, group, slot, found, made, generation) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
-        _hand_out(backend, ids, generation)
+        _hand_out(backend, group, ids, generation)
     except BaseException as exc:
         _roll_back(backend, group, new, made, exc)
         raise
@@ -157,10 +157,10 @@ def request_of(
     )
 
 
-def _hand_out(backend: Backend, ids: Sequence[str], generation: int) -> None:
-    """Mark the volumes as given to ranks, and as not collected: what comes now is new."""
+def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
+    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
     if ids:
-        tags = {"rankvol:attempt": str(generation), "rankvol:collected": ""}
+        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", "rankvol:used_by": group.run}
         patiently(backend, backend.tag_volumes, ids, tags)
 
 

@@ -82,6 +82,11 @@ def survey(
             states[where] = run_state_of(*where)
         return states[where]
 
+    def used(tags: Tags) -> RunState:
+        """A volume that outlives runs may have been made by one run and be in use by another."""
+        user = state(tags.with_(run=tags.used_by)) if tags.used_by else RunState.UNKNOWN
+        return RunState.LIVE if user is RunState.LIVE else state(tags)
+
     # The backend filters by owner already; what would be removed by mistake cannot be brought back.
     findings = [
         _judge_node(node, node.tags, state(node.tags), now, rules)
@@ -90,7 +95,7 @@ def survey(
     ]
     going = frozenset(finding.resource.id for finding in findings if finding.remove)
     return findings + [
-        _judge_volume(volume, volume.tags, state(volume.tags), going, now, rules)
+        _judge_volume(volume, volume.tags, used(volume.tags), going, now, rules)
         for volume in observation.volumes
         if volume.tags and volume.tags.owner == selector.owner
     ]

@@ -45,6 +45,10 @@ def _text(raw: dict[str, Any], field: str) -> str:
     return base64.b64decode(raw.get(field) or "", validate=True).decode("utf-8", errors="replace")
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def parse_report(raw: str) -> Report:
     """Read a node's report.
 
@@ -62,8 +66,8 @@ def parse_report(raw: str) -> Report:
             "A retry returns the result if the rank had finished"
         ) from exc
     try:
-        output = json.loads(output_text) if output_text.strip() else None
-    except json.JSONDecodeError as exc:
+        output = json.loads(output_text, parse_constant=_no_constant) if output_text.strip() else None
+    except ValueError as exc:
         if report.exit_code == 0:
             raise ResultNotJson(
                 f"$RANKVOL_RESULT is not JSON ({exc}); found {output_text[:200]!r}, expected one JSON value. "

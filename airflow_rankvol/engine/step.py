@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import patiently
@@ -29,7 +29,7 @@ from airflow_rankvol.engine.views import (
 )
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
-from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role
+from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _collect(backend: Backend, work: Work, observation: Observation, node: Node)
         report = parse_report(raw) if raw else None
         error = report_error(work, node, report)
     except ResultNotJson as exc:
-        report = exc.report
+        report = replace(exc.report, exit_code=1)  # the commands' 0 would pass for a success
         error = failed(work, f"{work.label}: {exc}", report.exit_code, report.log_tail)
     except ReportUnreadable as exc:
         error = failed(work, f"{work.label}: {exc}", None, "")
@@ -196,10 +196,15 @@ def mark_collected(backend: Backend, work: Work, observation: Observation, ranks
         for slot in work.slots
         if slot.rank in ranks
         for volume in slot.volumes
-        if not volume.adopted and observation.volume(volume.id)
+        if not volume.adopted and _still_ours(work, observation.volume(volume.id))
     ]
     if ids:
         backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
+
+
+def _still_ours(work: Work, volume: Volume | None) -> bool:
+    """Say whether no later run has taken a volume that outlives runs; its results are not this gather's then."""
+    return volume is not None and volume.tags is not None and volume.tags.used_by in ("", work.group.run)
 
 
 def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError) -> None:

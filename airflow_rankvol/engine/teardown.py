@@ -83,7 +83,7 @@ def teardown(
     doomed: list[tuple[Volume, Guard]] = []
     kept: list[Kept] = []
     for volume in observation.volumes:
-        kept_for = _other_user(volume, own)
+        kept_for = _other_user(group, volume, own)
         if kept_for:
             kept.append(kept_for)
             continue
@@ -198,7 +198,8 @@ def _verdict(
     def kept(reason: str) -> Kept:
         return Kept(volume.name, volume.id, tags.rank, reason, tags.expiry)
 
-    if policy is ReclaimPolicy.DELETE_ALWAYS or (policy is ReclaimPolicy.DELETE and never_handed_out(tags)):
+    # What no rank ever got holds nothing; kept, it would be in the way of later runs, which may not format it.
+    if policy is ReclaimPolicy.DELETE_ALWAYS or (never_handed_out(tags) and tags.run == group.run):
         return guard
     if policy is ReclaimPolicy.RETAIN:
         return kept("reclaim policy retain")
@@ -209,12 +210,20 @@ def _verdict(
     return kept("its results were not collected")
 
 
-def _other_user(volume: Volume, own: frozenset[str]) -> Kept | None:
-    """Say that a volume which outlives runs is in use by another run's node; neither is touched then."""
+def _other_user(group: Group, volume: Volume, own: frozenset[str]) -> Kept | None:
+    """Say that a volume which outlives runs is in use by another run; neither is touched then."""
     tags = volume.tags
-    if not tags or tags.scope == Scope.RUN or not volume.attached_to or volume.attached_to in own:
+    if not tags or tags.owner != group.owner or tags.scope == Scope.RUN:
         return None
-    return Kept(volume.name, volume.id, tags.rank, f"in use by {volume.attached_to}, a node of another run")
+
+    def kept(user: str) -> Kept:
+        return Kept(volume.name, volume.id, tags.rank, f"in use by {user}")
+
+    if volume.attached_to and volume.attached_to not in own:
+        return kept(f"{volume.attached_to}, a node of another run")
+    # A volume that this run adopts may carry another run's name for good: adopted volumes are never tagged.
+    mine = tags.key in group.keys and tags.key != group.global_key
+    return kept(f"run {tags.used_by}") if mine and tags.used_by not in ("", group.run) else None
 
 
 def never_handed_out(tags: Tags) -> bool:

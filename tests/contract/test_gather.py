@@ -32,12 +32,18 @@ def test_a_missing_rank_keeps_the_gather_commands_from_running(real: Lab, volume
     assert report.text("log_tail") == ""
 
 
-def test_a_missing_ranks_partial_data_are_not_seen(real: Lab, volumes: list[Volume]) -> None:
-    blank = real.volume(3)
-    node = real.gather(*volumes, blank, commands="ls $RANKS_PATH; cat $RANKS_PATH/*/*/part", allow_missing=True)
+def test_ranks_that_did_not_succeed_are_left_out_when_allowed(real: Lab, volumes: list[Volume]) -> None:
+    node = real.gather(*volumes[:2], commands="ls $RANKS_PATH", missing=(2, 3), allow_missing=True)
     report = real.report(node)
     assert (report.phase, report.collected, report.missing) == ("done", [0, 1], [2, 3])
-    assert report.text("log_tail") == "0\n1\n0\n1\n"
+    assert report.text("log_tail") == "0\n1\n"
+
+
+def test_a_rank_that_lost_its_record_is_never_passed_over(real: Lab, volumes: list[Volume]) -> None:
+    blank = real.volume(3)
+    report = real.report(real.gather(*volumes, blank, commands="echo ran", allow_missing=True))
+    assert (report.phase, report.collected, report.missing) == ("incomplete", [0, 1], [2, 3])
+    assert report.text("log_tail") == ""
 
 
 def test_another_runs_record_does_not_count(real: Lab, volumes: list[Volume]) -> None:

@@ -242,7 +242,7 @@ def test_a_result_that_is_not_json_fails_the_rank_and_shows_what_was_written(bac
     assert isinstance(outcome.error, RankFailed)
     assert "$RANKVOL_RESULT is not JSON" in str(outcome.error)
     assert "'rows: 7'" in str(outcome.error)
-    assert (outcome.result.exit_code, outcome.result.log_tail) == (0, "wrote it")
+    assert (outcome.result.exit_code, outcome.result.log_tail) == (1, "wrote it")
 
 
 @pytest.mark.parametrize("raw", ['{"exit_co', "null", "[]", "{}", '{"exit_code": 0, "output_b64": "&"}'])

@@ -120,14 +120,16 @@ def test_volumes_that_no_rank_could_use_yet_go_whatever_was_collected() -> None:
     assert backend.is_empty
 
 
-def test_volumes_to_be_kept_stay_even_when_no_rank_could_use_them_yet() -> None:
+def test_a_volume_that_no_rank_could_use_yet_goes_even_where_it_would_be_kept() -> None:
+    """It holds nothing, and would be in the way of later runs, which may not format it."""
     backend = FakeBackend()
     backend.faults.fail("tag_volumes", SimulatedCrash())
     rig = a_rig(2, backend=backend, created=False, volume_template={"reclaim": "retain"})
     with pytest.raises(SimulatedCrash):
         rig.create()
     backend.revive()
-    assert len(rig.teardown().kept) == 2
+    assert rig.teardown().kept == ()
+    assert not backend.volumes
 
 
 def test_nodes_are_ended_before_any_volume_is_touched() -> None:
@@ -288,6 +290,25 @@ def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched()
     user.until_attached(work)
     ended = Rig(user.backend, a_plan(2, run="run-1", volume_template=template))
     report = ended.teardown()
-    assert [(kept.rank, kept.reason.startswith("in use by node-")) for kept in report.kept] == [(0, True)]
+    assert [(kept.rank, kept.reason.split("-")[0]) for kept in report.kept] == [
+        (0, "in use by node"),
+        (1, "in use by run run"),
+    ]
     assert [str(node.state) for node in user.observe().nodes] == ["running"]
-    assert len(report.deleted) == 1
+    assert report.deleted == ()
+
+
+def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_on() -> None:
+    """dag scope, two overlapping runs: the volumes belong to the one that got them last."""
+    template = {"scope": "dag", "reclaim": "delete"}
+    backend = FakeBackend()
+    earlier, later = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("run-1", "run-2"))
+    for rig in (earlier, later):
+        rig.create()
+        for rank in range(2):
+            assert rig.run_rank(rank).error is None
+    earlier.gather()
+    assert {kept.reason for kept in earlier.teardown().kept} == {"in use by run run-2"}
+    assert later.gather().error is None
+    assert len(later.teardown().deleted) == 2
+    assert not backend.volumes
