@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from airflow_rankvol.backends.local import start
+from airflow_rankvol.backends._local_launch import start
 from tests.airflow.harness import DagBench
 from tests.airflow.test_failure_shapes import COUNT, FAIL_RANK_1, GATHER_TRIES, kept_ranks
 
