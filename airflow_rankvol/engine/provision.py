@@ -41,7 +41,7 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
         slots = [_slot(backend, group, slot, found, made, generation) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
-        _hand_out(backend, group, ids, generation)
+        _hand_out(backend, group, ids + _of_our_making(group, found), generation)
     except BaseException as exc:
         _roll_back(backend, group, new, made, exc)
         raise
@@ -155,6 +155,15 @@ def request_of(
         tags=tags,
         token=hashlib.sha256(text.encode()).hexdigest(),
     )
+
+
+def _of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> list[str]:
+    """Return the adopted volumes that another run of this owner made: they carry our tags and can be claimed."""
+    return [
+        volume.id
+        for volume, adopted in found.values()
+        if adopted and volume.tags and (volume.tags.owner, volume.tags.key) == (group.owner, group.global_key)
+    ]
 
 
 def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:

@@ -221,9 +221,7 @@ def _other_user(group: Group, volume: Volume, own: frozenset[str]) -> Kept | Non
 
     if volume.attached_to and volume.attached_to not in own:
         return kept(f"{volume.attached_to}, a node of another run")
-    # A volume that this run adopts may carry another run's name for good: adopted volumes are never tagged.
-    mine = tags.key in group.keys and tags.key != group.global_key
-    return kept(f"run {tags.used_by}") if mine and tags.used_by not in ("", group.run) else None
+    return kept(f"run {tags.used_by}") if tags.key in group.keys and tags.used_by not in ("", group.run) else None
 
 
 def never_handed_out(tags: Tags) -> bool:

@@ -174,13 +174,15 @@ def test_global_scope_adopts_what_exists_and_creates_the_rest() -> None:
     assert backend.count("create_volume") == 2
 
 
-def test_a_global_volume_of_another_run_of_ours_is_adopted_and_not_tagged_again() -> None:
+def test_a_global_volume_of_another_run_of_ours_is_adopted_and_claimed_but_stays_the_makers() -> None:
     backend = FakeBackend()
     a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
     before = backend.volumes["data-volume-0"].tags
     other = a_rig(1, backend=backend, run="run-2", volume_template={"scope": "global"})
     assert other.slots[0].volumes[0].adopted
-    assert backend.volumes["data-volume-0"].tags == before
+    after = backend.volumes["data-volume-0"].tags
+    assert before is not None
+    assert after == before.with_(used_by="run-2")
 
 
 def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_slower_one() -> None:

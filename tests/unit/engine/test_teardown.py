@@ -298,9 +298,10 @@ def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched()
     assert report.deleted == ()
 
 
-def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_on() -> None:
-    """dag scope, two overlapping runs: the volumes belong to the one that got them last."""
-    template = {"scope": "dag", "reclaim": "delete"}
+@pytest.mark.parametrize("scope", ["dag", "global"])
+def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_on(scope: str) -> None:
+    """Two overlapping runs: volumes that outlive runs belong to the one that got them last."""
+    template = {"scope": scope, "reclaim": "delete", "delete_adopted": scope == "global"}
     backend = FakeBackend()
     earlier, later = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("run-1", "run-2"))
     for rig in (earlier, later):
@@ -310,5 +311,5 @@ def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_o
     earlier.gather()
     assert {kept.reason for kept in earlier.teardown().kept} == {"in use by run run-2"}
     assert later.gather().error is None
-    assert len(later.teardown().deleted) == 2
+    assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
     assert not backend.volumes
