@@ -212,8 +212,7 @@ class GatherRankResults(RankJobOperator):
         if missing and (not job.allow_missing or not outputs):
             raise GatherIncomplete(
                 f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
-                "is kept until its expiry: fix and clear it"
-                + ("" if job.allow_missing else ", or set allow_missing=True"),
+                f"is kept until its expiry: fix and clear it{'' if job.allow_missing else ', or set allow_missing=True'}",
                 missing=missing,
             )
         work = Work.begin(
