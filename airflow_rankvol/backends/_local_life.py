@@ -19,6 +19,7 @@ from airflow_rankvol.records import NodeState
 #: What ``process`` holds when no supervisor may start any more; no process is like this.
 NEVER_STARTED = '{"pid": 0, "start": 0, "boot": "never"}'
 _KILL_WITHIN_S = 10.0
+_ASK_WITHIN_S = 2.0
 Identity = Mapping[str, Any]
 
 
@@ -89,6 +90,8 @@ class Lives:
         _give_up(folder)
         process, child = self._identities(folder)
         until = time.monotonic() + _KILL_WITHIN_S
+        if _is_plain(child) and process is not None:
+            self._end_below(process)
         while True:
             left = [item for item in (process, child) if item is not None and self._alive(item)]
             for item in left:
@@ -105,6 +108,17 @@ class Lives:
                     verb="delete_node",
                     resource=node_id,
                 )
+            time.sleep(0.002)
+
+    def _end_below(self, supervisor: Identity) -> None:
+        """Kill what runs below the supervisor of a plain process group, as long as that collects its orphans."""
+        until = time.monotonic() + _ASK_WITHIN_S  # a stopped one does not
+        while self._alive(supervisor) and time.monotonic() < until:
+            below = linux.descendants(supervisor["pid"])
+            if not below:
+                return
+            for pid in below:
+                _signal(pid)
             time.sleep(0.002)
 
     def _identities(self, folder: Path) -> tuple[Identity | None, Identity | None]:
@@ -176,7 +190,7 @@ def _is_plain(child: Identity | None) -> bool:
 
 
 def _signal(pid: int) -> None:
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 
 

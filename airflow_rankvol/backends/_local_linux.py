@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 import sys
@@ -34,6 +35,18 @@ def start_time(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process's children, theirs, and so on, zombies too."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
+    except OSError:  # gone
+        return found
+    return found + [item for child in found for item in descendants(child)]
 
 
 def boot_id() -> str:
@@ -72,6 +85,13 @@ def claim(path: str, text: str) -> bool:
         os.unlink(new)
         return False
     return True
+
+
+def has_writer(pipe: int) -> bool:
+    """Say whether somebody holds the other end of a pipe."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # POLLHUP is always told
+    return not poll.poll(0)
 
 
 def call(name: str, *args: object) -> None:

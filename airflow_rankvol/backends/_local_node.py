@@ -96,15 +96,15 @@ class Supervisor:
             self._become_node(go, namespace)
         kind = "namespace" if namespace else "process"
         linux.write(f"{self.node_dir}/child", linux.identity(child).replace("}", f', "isolation": "{kind}"}}'))
-        os.write(start, b"!")
-        os.close(start)
+        os.write(start, b"!")  # and stays open, see linux.has_writer
         os.close(go)
         return child
 
     def _become_node(self, go: int, namespace: bool) -> NoReturn:
         try:
             linux.call("prctl", linux.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.read(go, 1) != b"!":
+            # A supervisor that died before the call above sends no signal any more.
+            if os.read(go, 1) != b"!" or not linux.has_writer(go):
                 os._exit(1)
             os.setsid()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})

@@ -186,7 +186,7 @@ class Store:
         found, broken = scanned
         for name, exc in broken.items():
             if name not in self._told:  # once per process: nodes are looked at several times a second
-                log.warning("left out: %s", exc)
+                log.error("left out: %s", exc)
                 self._told.add(name)
         return found
 

@@ -21,7 +21,7 @@ def sweep(root: Path) -> None:
     for folder in leftovers:
         reason = remove(folder)
         if reason:
-            log.warning("%s cannot be removed (%s); remove it by hand, or call again", folder, reason)
+            log.error("%s cannot be removed (%s); remove it by hand, or call again", folder, reason)
 
 
 def remove(folder: Path) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends import _local_linux as linux
+from airflow_rankvol.backends._local_node import Supervisor
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import BackendError
 from airflow_rankvol.records import Node, NodeState, VolumeState
@@ -68,6 +69,32 @@ def test_deleting_a_busy_node_leaves_no_process(real: Lab) -> None:
     real.backend.delete_node(node.id, real.guard)
     assert processes(local(real).state_dir, [node]) == []
     assert real.see().nodes == ()
+
+
+def test_a_node_whose_supervisor_died_before_it_could_tell_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bootstrap").write_text("touch ran")
+    child = os.fork()
+    if child == 0:
+        os.environ["PATH"] = disk.search_path()
+        go, start = os.pipe()
+        os.write(start, b"!")
+        os.close(start)
+        Supervisor(str(tmp_path), 60, "", "process")._become_node(go, namespace=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_deleting_a_node_ends_what_hides_from_it(real: Lab) -> None:
+    mark = f"{300 + random.random() * 100:.9f}"
+    node = real.node(real.volume(), commands=f"(env -i setsid sleep {mark} &); sleep 300")
+
+    def sleeps() -> bool:
+        found = subprocess.run(["pgrep", "-f", f"^sleep {mark}"], capture_output=True, check=False)
+        return found.returncode == 0
+
+    until(sleeps, "the commands did not start")
+    real.backend.delete_node(node.id, real.guard)
+    assert not sleeps()
 
 
 @pytest.mark.parametrize("seed", range(6))
