@@ -62,8 +62,7 @@ class PlanRankVolumes(RankJobOperator):
             ReapRules(expired_only=True),
         )
         gone, problems = reap(volumes.backend, volumes.selector(), findings)
-        for label in gone:
-            self.log.info("Removed expired leftover %s", label)
+        self.log.info("Removed expired leftovers: %s", ", ".join(gone) or "none")
         for label, why in problems.items():
             self.log.warning("Could not remove expired leftover %s: %s", label, why)
 
@@ -180,8 +179,7 @@ class GatherRankResults(RankJobOperator):
     for a rank that is missing.
 
     Args:
-        slots: what CreateRankVolumes returned.
-        results: what the mapped RunRank returned.
+        slots, results: what CreateRankVolumes and the mapped RunRank returned.
         deferrable: wait in the triggerer (the default) or in the worker.
 
     Raises:
@@ -210,9 +208,10 @@ class GatherRankResults(RankJobOperator):
         job = volumes.job
         missing = [slot.rank for slot in slots if slot.rank not in outputs]
         if missing and (not job.allow_missing or not outputs):
+            advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")
             raise GatherIncomplete(
                 f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
-                f"is kept until its expiry: fix and clear it{'' if job.allow_missing else ', or set allow_missing=True'}",
+                f"is kept until its expiry: {advice}",
                 missing=missing,
             )
         work = Work.begin(
