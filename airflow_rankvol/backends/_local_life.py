@@ -96,7 +96,7 @@ class Lives:
             left = [item for item in (process, child) if item is not None and self._alive(item)]
             for item in left:
                 self._kill(item)
-            strays = marked(node_id) if _is_plain(child) else []
+            strays = marked(node_id, folder) if _is_plain(child) else []
             for pid in strays:
                 _signal(pid)
             if not left and not strays:
@@ -160,20 +160,29 @@ def _give_up(folder: Path) -> None:
         os.link(folder / "never", folder / "process")  # a link, for which a full disk has room
 
 
-def marked(node_id: str) -> list[int]:
-    """Return this user's processes whose environment says that they belong to a node."""
+def marked(node_id: str, folder: Path | None = None) -> list[int]:
+    """Return this user's processes that belong to a node: by their environment, or by where their output goes.
+
+    Only what a node runs ever writes to the pipe ``out`` in its folder; a command that cleared its environment and
+    left its session still has it.
+    """
     mark = f"RANKVOL_NODE_ID={node_id}".encode()
+    pipe = str(folder / "out") if folder else ""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
-                if mark in file.read().split(b"\0"):
+                if mark in file.read().split(b"\0") or (pipe and pipe in _outputs(name)):
                     found.append(int(name))
         except OSError:  # another user's, or gone
             continue
     return found
+
+
+def _outputs(pid: str) -> set[str]:
+    return {os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2) if os.path.islink(f"/proc/{pid}/fd/{number}")}
 
 
 def _parse_identity(text: str) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def test_a_node_whose_supervisor_died_before_it_could_tell_runs_nothing(tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_deleting_a_node_ends_what_hides_from_it(real: Lab) -> None:
+@pytest.mark.parametrize("supervisor_killed", [False, True])
+def test_deleting_a_node_ends_what_hides_from_it(real: Lab, supervisor_killed: bool) -> None:
     mark = f"{300 + random.random() * 100:.9f}"
     node = real.node(real.volume(), commands=f"(env -i setsid sleep {mark} &); sleep 300")
 
@@ -93,8 +94,11 @@ def test_deleting_a_node_ends_what_hides_from_it(real: Lab) -> None:
         return found.returncode == 0
 
     until(sleeps, "the commands did not start")
+    if supervisor_killed:
+        os.kill(pid_of(real, node, "process"), signal.SIGKILL)
+        real.ended(node)
     real.backend.delete_node(node.id, real.guard)
-    assert not sleeps()
+    until(lambda: not sleeps(), "it goes on")
 
 
 @pytest.mark.parametrize("seed", range(6))
