@@ -13,7 +13,7 @@ from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, reap, survey
-from airflow_rankvol.engine.step import choose_attempt, mark_collected, stop_own
+from airflow_rankvol.engine.step import choose_attempt, forget_collected, mark_collected, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError, GatherIncomplete
@@ -202,10 +202,19 @@ class GatherRankResults(RankJobOperator):
         with self.final_errors():
             volumes = self.open(context)
             slots = self._slots(context)
+            backend, job = volumes.backend, volumes.job
+            work = Work.begin(
+                role=Role.GATHER,
+                attempt=context["ti"].try_number,
+                group=volumes.group,
+                slots=slots,
+                template=job.gather_node or job.node,
+                now=backend.clock.now(),
+            )
+            observation = patiently(backend, backend.observe, work.group)
+            patiently(backend, forget_collected, backend, work, observation)
             outputs = self._outputs(context)
-            ranks = frozenset(outputs)
-            launcher = Launcher(volumes.job, self.read_files(), slots, volumes.backend.platform, succeeded=ranks)
-        job = volumes.job
+            launcher = Launcher(job, self.read_files(), slots, backend.platform, succeeded=frozenset(outputs))
         missing = [slot.rank for slot in slots if slot.rank not in outputs]
         if missing and (not job.allow_missing or not outputs):
             advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")
@@ -214,20 +223,11 @@ class GatherRankResults(RankJobOperator):
                 f"is kept until its expiry: {advice}",
                 missing=missing,
             )
-        work = Work.begin(
-            role=Role.GATHER,
-            attempt=context["ti"].try_number,
-            group=volumes.group,
-            slots=slots,
-            template=job.gather_node or job.node,
-            now=volumes.backend.clock.now(),
-        )
         if not job.gather:
-            observation = patiently(volumes.backend, volumes.backend.observe, work.group)
-            patiently(volumes.backend, mark_collected, volumes.backend, work, observation, tuple(outputs))
+            patiently(backend, mark_collected, backend, work, observation, tuple(outputs))
             context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
             return [outputs.get(slot.rank) for slot in slots]
-        self._running = (volumes.backend, work)
+        self._running = (backend, work)
         outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable, succeeded=sorted(outputs))
         return finish(self, context, ending_of(outcome, sorted(outputs)))
 

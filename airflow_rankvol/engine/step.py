@@ -137,6 +137,7 @@ def _act(
 
 def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action) -> None:
     if action is Action.LAUNCH and launcher is not None:
+        forget_collected(backend, work, observation)
         for request in launcher.requests(work, observation):
             backend.create_node(request)
     elif action is Action.REMOVE_OLDER:
@@ -200,6 +201,18 @@ def mark_collected(backend: Backend, work: Work, observation: Observation, ranks
     ]
     if ids:
         backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
+
+
+def forget_collected(backend: Backend, work: Work, observation: Observation) -> None:
+    """Take the mark of an earlier gather off: what is computed or gathered anew must be collected anew, too."""
+    volumes = [observation.volume(volume_id) for volume_id in work.volume_ids]
+    ids = [
+        volume.id
+        for volume in volumes
+        if volume and volume.tags and volume.tags.collected == work.group.key and _still_ours(work, volume)
+    ]
+    if ids:
+        backend.tag_volumes(ids, {"rankvol:collected": ""})
 
 
 def _still_ours(work: Work, volume: Volume | None) -> bool:

@@ -313,3 +313,23 @@ def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_o
     assert later.gather().error is None
     assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
     assert not backend.volumes
+
+
+def test_what_an_earlier_gather_had_is_not_collected_once_a_later_one_failed() -> None:
+    """A cleared gather, or a cleared rank, needs a gather of its own before any volume goes."""
+    backend = FakeBackend(endings={("gather", -1, 2): fails(3)})
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        assert rig.run_rank(rank).error is None
+    assert rig.gather(1).error is None
+    assert rig.gather(2).error is not None
+    assert {kept.rank for kept in rig.teardown().kept} == {0, 1}
+
+
+def test_a_rank_that_computes_again_is_not_collected_by_the_gather_before() -> None:
+    rig = a_rig(2)
+    for rank in range(2):
+        assert rig.run_rank(rank).error is None
+    assert rig.gather().error is None
+    assert rig.run_rank(1, 2).error is None
+    assert [kept.rank for kept in rig.teardown().kept] == [1]
