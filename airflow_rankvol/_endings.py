@@ -77,13 +77,13 @@ def finish(operator: BaseOperator, context: Context, ending: Mapping[str, Any]) 
         RankVolError: the node's work failed; the message says why.
     """
     xcoms = xcoms_of(ending)
-    value = None if ending["error"] else xcoms.pop(RETURN_KEY, None)
-    for key, item in xcoms.items():
-        context["ti"].xcom_push(key=key, value=item)
+    for key, item in xcoms.items():  # the result before the word that it is stored
+        if item is not None:
+            context["ti"].xcom_push(key=key, value=item)
     if ending["error"]:
         log_failure(operator.log, ending)
         raise error_of(ending)
-    return value
+    return xcoms.get(RETURN_KEY)
 
 
 def error_of(ending: Mapping[str, Any]) -> RankVolError:

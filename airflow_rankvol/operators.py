@@ -258,8 +258,8 @@ class DeleteRankVolumes(RankJobOperator):
     """End what still runs, and delete the volumes by their reclaim policy; use it as a teardown.
 
     Args:
-        collected: ``gather.output["collected"]``: the ranks whose results gather has. Needed only for volumes with
-            ``delete_adopted=True``, which stay without it; the others carry the fact in their tags.
+        collected: ``gather.output["collected"]``: the ranks whose results gather has stored. Needed for volumes with
+            ``delete_adopted=True``, which stay without it; the others carry the fact in their tags as well.
 
     Returns:
         ``{"deleted": [name], "kept": [{"name", "id", "rank", "reason", "expiry"}], "nodes": [label]}``.
@@ -281,12 +281,22 @@ class DeleteRankVolumes(RankJobOperator):
         except ConfigError as exc:
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
-        report = teardown(volumes.backend, group, plan, collected=_resolved(self.collected, context) or ())
+        report = teardown(volumes.backend, group, plan, collected=self._collected(context))
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
         for kept in report.kept:
             until = f" until {kept.expiry}" if kept.expiry else ""
             self.log.warning("Kept volume %s (%s) of rank %d%s: %s", kept.name, kept.id, kept.rank, until, kept.reason)
         return report.to_dict()
+
+    def _collected(self, context: Context) -> list[int] | None:
+        """Return the ranks that gather has stored: none when it pushed nothing, None when nobody told where to look."""
+        if self.collected is None:
+            return None
+        try:
+            return list(_resolved(self.collected, context) or ())
+        except Exception as exc:  # noqa: BLE001 - without an answer the nodes are ended all the same, and volumes kept
+            self.log.warning("Could not ask what gather has collected (%s); keeping what only it can tell", exc)
+            return []
 
 
 def _resolved(value: Any, context: Context) -> Any:

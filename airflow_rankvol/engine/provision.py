@@ -43,7 +43,7 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
         _verify_available(backend, group, ids)
         _hand_out(backend, group, ids + _of_our_making(group, found), generation)
     except BaseException as exc:
-        _roll_back(backend, group, new, made, exc)
+        _roll_back(backend, group, new, made, generation, exc)
         raise
     return slots
 
@@ -196,23 +196,32 @@ def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> Non
 
 
 def _roll_back(
-    backend: Backend, group: Group, new: frozenset[str], made: Sequence[Volume], cause: BaseException
+    backend: Backend,
+    group: Group,
+    new: frozenset[str],
+    made: Sequence[Volume],
+    generation: int,
+    cause: BaseException,
 ) -> None:
     """Remove what did not exist before this call.
 
     It is looked up again, because an answer may have been lost, and what was answered is removed even where
-    the look-up does not show it yet.
+    the look-up does not show it yet. What a later try has handed out meanwhile, while this one hung, is in use.
     """
 
+    def seen() -> list[Volume]:
+        volumes = patiently(backend, backend.observe, group).volumes
+        return [volume for volume in volumes if volume.tags and volume.tags.run == group.run]
+
+    def ours(volume: Volume) -> bool:
+        return volume.tags is not None and volume.tags.attempt in (0, generation)
+
     def left() -> list[Volume]:
-        return [
-            volume
-            for volume in patiently(backend, backend.observe, group).volumes
-            if volume.name in new and volume.tags and volume.tags.run == group.run
-        ]
+        return [volume for volume in seen() if volume.name in new and ours(volume)]
 
     known = {volume.id: volume for volume in made if volume.tags and volume.tags.run == group.run}
-    for volume in (known | {volume.id: volume for volume in left()}).values():
+    known |= {volume.id: volume for volume in seen() if volume.name in new}
+    for volume in filter(ours, known.values()):
         guard = Guard(owner=group.owner, key=volume.tags.key if volume.tags else group.key)
         try:
             patiently(backend, backend.delete_volume, volume.id, guard)

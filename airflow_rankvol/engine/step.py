@@ -205,7 +205,8 @@ def mark_collected(backend: Backend, work: Work, observation: Observation, ranks
 
 def forget_collected(backend: Backend, work: Work, observation: Observation) -> None:
     """Take the mark of an earlier gather off: what is computed or gathered anew must be collected anew, too."""
-    volumes = [observation.volume(volume_id) for volume_id in work.volume_ids]
+    everyone = {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)}  # a gang runs again as one
+    volumes = [observation.volume(volume_id) for volume_id in sorted(everyone)]
     ids = [
         volume.id
         for volume in volumes

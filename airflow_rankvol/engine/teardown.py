@@ -61,7 +61,7 @@ def teardown(
     group: Group,
     plan: Plan | None,
     *,
-    collected: Collection[int] = (),
+    collected: Collection[int] | None = None,
     nodes_timeout_s: float = NODES_TIMEOUT_S,
     volumes_timeout_s: float = VOLUMES_TIMEOUT_S,
 ) -> TeardownReport:
@@ -69,7 +69,8 @@ def teardown(
 
     Args:
         plan: the job's plan, whose policies win over those written in the tags at creation; None when there is none.
-        collected: ranks whose results gather has; asked only for adopted volumes, which never carry tags of ours.
+        collected: ranks whose results gather has stored; the tags alone count when it is None. Adopted volumes carry no
+            such tag, so they stay then.
 
     Raises:
         LeakError: naming every node and volume that should have gone and is still there.
@@ -185,7 +186,7 @@ def delete_volumes(
 
 
 def _verdict(
-    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int]
+    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
 ) -> Guard | Kept | None:
     """Say what becomes of one volume: a guard when it goes, a reason when it stays, None when it is not ours."""
     tags = volume.tags
@@ -205,7 +206,8 @@ def _verdict(
         return kept("reclaim policy retain")
     if policy is ReclaimPolicy.SNAPSHOT:
         return kept("reclaim policy snapshot: this backend takes no snapshots, and nothing goes without one")
-    if tags.collected == group.key:
+    # The tag comes before gather's result is stored; whoever dies in between has collected nothing.
+    if tags.collected == group.key and (collected is None or tags.rank in collected):
         return guard
     return kept("its results were not collected")
 
@@ -230,7 +232,7 @@ def never_handed_out(tags: Tags) -> bool:
 
 
 def _adopted_verdict(
-    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int]
+    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
 ) -> Guard | Kept | None:
     """Adopted volumes go only when the DAG says so, by their exact name, and not before their results are safe."""
     if wanted is None or wanted.scope is not Scope.GLOBAL:
@@ -244,7 +246,7 @@ def _adopted_verdict(
         return kept("adopted, not made by this run")
     if template.effective_reclaim is ReclaimPolicy.SNAPSHOT:
         return kept("adopted; reclaim policy snapshot, and this backend takes no snapshots")
-    if template.effective_reclaim is not ReclaimPolicy.DELETE_ALWAYS and wanted.rank not in collected:
+    if template.effective_reclaim is not ReclaimPolicy.DELETE_ALWAYS and wanted.rank not in (collected or ()):
         return kept("adopted; its results were not collected")
     return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
 

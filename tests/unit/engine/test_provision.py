@@ -274,3 +274,19 @@ def test_creating_n_volumes_costs_n_creations_and_few_other_calls() -> None:
     a_rig(100, backend=backend)
     assert backend.count("create_volume") == 100
     assert len(backend.calls) < 110
+
+
+def test_a_try_that_hung_does_not_roll_back_what_a_later_try_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker was cut off; meanwhile the next try took the volumes, and ranks compute on them."""
+    rig = a_rig(2, created=False)
+
+    def hangs_meanwhile(*_args: Any) -> None:
+        monkeypatch.undo()
+        rig.create(generation=2)
+        assert rig.run_rank(0).error is None
+        raise SystemExit("the supervisor ends this try")
+
+    monkeypatch.setattr("airflow_rankvol.engine.provision._verify_available", hangs_meanwhile)
+    with pytest.raises(SystemExit):
+        rig.create(generation=1)
+    assert len(rig.backend.volumes) == 2

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.errors import AuthDenied, LeakError, Throttled, VolumeBusy
 from airflow_rankvol.records import from_iso
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, fails, hangs
 
-from .engine_kit import Rig, a_plan, a_rig
+from .engine_kit import Rig, a_gang, a_plan, a_rig, all_launched
 
 
 def a_finished_rig(*, collected: bool = True, nodes: int = 2, **fields: Any) -> Rig:
@@ -333,3 +334,21 @@ def test_a_rank_that_computes_again_is_not_collected_by_the_gather_before() -> N
     assert rig.gather().error is None
     assert rig.run_rank(1, 2).error is None
     assert [kept.rank for kept in rig.teardown().kept] == [1]
+
+
+def test_a_volume_is_not_collected_until_gathers_result_is_stored() -> None:
+    """The tag is set before the result is pushed: a gather that dies in between has collected nothing."""
+    rig = a_finished_rig(collected=True)
+    assert {kept.rank for kept in teardown(rig.backend, rig.group, rig.plan, collected=()).kept} == {0, 1}
+    assert len(teardown(rig.backend, rig.group, rig.plan, collected=(0, 1)).deleted) == 2
+
+
+def test_a_gang_that_runs_again_is_not_collected_by_the_gather_before() -> None:
+    rig = a_gang(2, backend=FakeBackend())
+    rig.until_end(*all_launched(rig))
+    assert rig.gather().error is None
+    for node in rig.observe().nodes:
+        rig.backend.delete_node(node.id, Guard(owner=rig.group.owner, key=rig.group.key))
+    rig.backend.clock.sleep(60)
+    assert rig.launch(rig.begin(0, 2)) is None
+    assert {volume.tags.collected for volume in rig.observe().volumes if volume.tags} == {""}
