@@ -9,7 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, XComArg
 from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol.backends.base import Backend, Selector
@@ -261,3 +261,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+def resolved(value: Any, context: Context) -> Any:
+    """Return what an upstream task pushed, or None when it pushed nothing."""
+    from airflow.sdk.exceptions import XComNotFound
+
+    if not isinstance(value, XComArg):
+        return value
+    try:
+        return value.resolve(context)
+    except XComNotFound:
+        return None

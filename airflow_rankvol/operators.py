@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
+from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import COLLECTED_KEY, ending_of, finish
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
@@ -241,13 +241,13 @@ class GatherRankResults(RankJobOperator):
             stop_own(*self._running)
 
     def _slots(self, context: Context) -> tuple[Slot, ...]:
-        raw = _resolved(self.slots, context)
+        raw = resolved(self.slots, context)
         if not raw:
             raise ConfigError("there is nothing to gather: no volumes were created for this run; see create_volumes")
         return tuple(Slot.from_dict(slot) for slot in raw)
 
     def _outputs(self, context: Context) -> dict[int, Any]:
-        results = _resolved(self.results, context)
+        results = resolved(self.results, context)
         # A slice is one request; iterating asks for one result after the other, and logs the end as an error.
         return {
             item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0
@@ -293,19 +293,7 @@ class DeleteRankVolumes(RankJobOperator):
         if self.collected is None:
             return None
         try:
-            return list(_resolved(self.collected, context) or ())
+            return list(resolved(self.collected, context) or ())
         except Exception as exc:  # noqa: BLE001 - without an answer the nodes are ended all the same, and volumes kept
             self.log.warning("Could not ask what gather has collected (%s); keeping what only it can tell", exc)
             return []
-
-
-def _resolved(value: Any, context: Context) -> Any:
-    """Return what an upstream task pushed, or None when it pushed nothing."""
-    from airflow.sdk.exceptions import XComNotFound
-
-    if not isinstance(value, XComArg):
-        return value
-    try:
-        return value.resolve(context)
-    except XComNotFound:
-        return None
