@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.templates import ReportChannel
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan, PlannedVolume
 
 log = logging.getLogger(__name__)
 _GIB = 1 << 30
+_CLOUD_FIELDS = (
+    *("machine_type", "image", "zones", "subnets", "security_groups", "instance_profile", "key_name"),
+    *("spot", "max_price", "root_size", "root_type", "tags"),
+)
 
 
 def check(plan: Plan, state_dir: Path, mode: str) -> None:
@@ -84,7 +89,10 @@ def check_secret(name: str, path: str) -> None:
 
 def _tell_ignored(plan: Plan) -> None:
     node = plan.job.node
-    ignored = {f"node.{field}" for field in ("machine_type", "image", "zones", "tags") if getattr(node, field)}
+    # Each of these is false where it was not asked for.
+    ignored = {f"node.{field}" for field in _CLOUD_FIELDS if getattr(node, field)}
+    if node.report is not ReportChannel.CONSOLE:
+        ignored.add("node.report")
     if plan.job.staging:
         ignored.add("staging (files of any size travel with the node's script here)")
     for volume in plan.volumes():

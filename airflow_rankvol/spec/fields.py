@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -16,6 +17,7 @@ from airflow_rankvol.spec.sizes import format_duration, format_size, parse_durat
 MAX_TAG_KEY, MAX_TAG_VALUE = 128, 256
 
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
+_PRICE = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,10})?")
 
 
 class Model(BaseModel):
@@ -39,6 +41,40 @@ def whole_number(value: object) -> int:
 def one_or_many(value: object) -> object:
     """Take a lone text for a list of one."""
     return (value,) if isinstance(value, str) else value
+
+
+def comma_separated(value: object) -> object:
+    """Take a text for the list that its commas make."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def alternatives(value: object) -> object:
+    """Write one name, or several in the order of preference, as one text: ``a, b``.
+
+    Args:
+        value: a text, which may have commas, or a list of texts.
+    """
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+        raise ConfigError(f"{value!r} was found; a name is expected, or several as a list or comma-separated text")
+    names = [plain_text(name.strip()) for item in given for name in item.split(",")]
+    if not names:
+        raise ConfigError(f"{value!r} was found; at least one name is expected")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name!r} is there twice; each name counts once")
+    return ", ".join(names)
+
+
+def price(value: object) -> str:
+    """Write a price above zero as plain decimal text, whatever it came as."""
+    text = value.strip() if isinstance(value, str) else ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        text = f"{Decimal(str(value)):f}"  # a float writes itself as 1e-05
+    if not _PRICE.fullmatch(text) or not Decimal(text):
+        raise ConfigError(f"{value!r} was found; a price above zero is expected, as in '0.05'")
+    whole, _, rest = text.partition(".")
+    return f"{int(whole)}.{rest}".rstrip("0").rstrip(".") if rest else str(int(whole))
 
 
 def plain_text(value: str) -> str:
@@ -91,4 +127,7 @@ WholeNumber = Annotated[int, BeforeValidator(whole_number)]
 Positive = Annotated[int, Field(ge=1), BeforeValidator(whole_number)]
 NotNegative = Annotated[int, Field(ge=0), BeforeValidator(whole_number)]
 Text = Annotated[str, AfterValidator(plain_text)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(comma_separated)]
+Alternatives = Annotated[str, BeforeValidator(alternatives)]
+Price = Annotated[str, BeforeValidator(price)]
 Tags = Annotated[dict[str, str], BeforeValidator(check_tags)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Self
@@ -9,11 +10,23 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.spec.fields import Duration, Model, NotNegative, Positive, Size, Tags, Text
+from airflow_rankvol.spec.fields import (
+    Alternatives,
+    Duration,
+    Model,
+    NotNegative,
+    Positive,
+    Price,
+    Size,
+    Tags,
+    Text,
+    Texts,
+    plain_text,
+)
 from airflow_rankvol.spec.naming import Naming, Scope
 from airflow_rankvol.spec.sizes import parse_size_gib
 
-__all__ = ["PARTIAL", "Naming", "NodeTemplate", "ReclaimPolicy", "Scope", "VolumeTemplate"]
+__all__ = ["PARTIAL", "Naming", "NodeTemplate", "ReclaimPolicy", "ReportChannel", "Scope", "VolumeTemplate"]
 
 #: Validation context of a template that a base will complete: its fields are checked, their combination not.
 PARTIAL = {"partial": True}
@@ -81,25 +94,89 @@ class VolumeTemplate(Model):
         return self
 
 
-def _zones(value: object) -> object:
-    return tuple(zone.strip() for zone in value.split(",")) if isinstance(value, str) else value
+class ReportChannel(StrEnum):
+    """How a node's report reaches the backend, where there is a choice."""
+
+    CONSOLE = "console"
+    SSM = "ssm"
+
+
+def _subnets(value: object) -> object:
+    """Take one subnet, or one for every zone."""
+    if value is None or isinstance(value, str):
+        return value if value is None else plain_text(value)
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{value!r} was found; a subnet, or a mapping of zones to subnets, is expected")
+    for zone, subnet in value.items():
+        if not isinstance(zone, str) or not isinstance(subnet, str):
+            raise ConfigError(f"zone {zone!r} has the subnet {subnet!r}; texts are expected")
+        plain_text(zone)
+        plain_text(subnet)
+    return dict(value)
 
 
 class NodeTemplate(Model):
     """One node, whatever its rank.
 
-    Rank r lies in ``zones[r % len(zones)]``. ``lifetime`` caps a node whatever its commands do;
+    Rank r lies in ``zones[r % len(zones)]``; without ``zones``, those of ``subnets`` count. ``machine_type`` is one
+    type, or several in the order of preference (``"c7i.xlarge, m7i.xlarge"``): the next is taken where one cannot be
+    had. ``subnets`` is one subnet, or a mapping of zones to theirs. ``instance_profile`` is the identity that the
+    node's commands and secrets use, ``key_name`` the key pair that may log in. ``spot`` asks for spare capacity, for
+    at most ``max_price`` an hour. ``root_size`` and ``root_type`` are those of the disk that the node boots from.
+    ``report`` is the channel that the node reports through. ``lifetime`` caps a node whatever its commands do;
     ``boot_timeout`` is how long it may take to come up and to get its volumes.
     """
 
-    machine_type: Text | None = None
+    machine_type: Alternatives | None = None
     image: Text | None = None
-    zones: Annotated[tuple[Text, ...], BeforeValidator(_zones)] = ()
+    zones: Texts = ()
+    subnets: Annotated[str | dict[str, str] | None, BeforeValidator(_subnets)] = None
+    security_groups: Texts = ()
+    instance_profile: Text | None = None
+    key_name: Text | None = None
+    spot: bool = False
+    max_price: Price | None = None
+    root_size: Size | None = None
+    root_type: Text | None = None
+    report: ReportChannel = ReportChannel.CONSOLE
     gpus_per_node: NotNegative = 0
     lifetime: Duration = timedelta(hours=24)
     boot_timeout: Duration = timedelta(minutes=10)
     tags: Tags = Field(default_factory=dict)
 
+    @property
+    def machine_types(self) -> tuple[str, ...]:
+        """The machine types in the order of preference; none where the backend has to choose."""
+        return tuple(self.machine_type.split(", ")) if self.machine_type else ()
+
+    @property
+    def root_size_gib(self) -> int | float | None:
+        """The boot disk's size in GiB, an int where it is a whole number; None where the image decides."""
+        return None if self.root_size is None else parse_size_gib(self.root_size)
+
+    @property
+    def effective_zones(self) -> tuple[str, ...]:
+        """The zones that ranks go round: ``zones``, or those that ``subnets`` names."""
+        return self.zones or (tuple(self.subnets) if isinstance(self.subnets, dict) else ())
+
     def zone_of(self, rank: int) -> str | None:
         """The zone of a rank, or None where the backend may choose."""
-        return self.zones[rank % len(self.zones)] if self.zones else None
+        zones = self.effective_zones
+        return zones[rank % len(zones)] if zones else None
+
+    def subnet_of(self, zone: str | None) -> str | None:
+        """The subnet of a node in a zone, or None where the backend may choose."""
+        return self.subnets.get(zone or "") if isinstance(self.subnets, dict) else self.subnets
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.max_price and not self.spot:
+            raise ConfigError("max_price is set with spot=False; only spot nodes have a maximum price")
+        if isinstance(self.subnets, dict):
+            without = [zone for zone in self.zones if zone not in self.subnets]
+            if without:
+                raise ConfigError(
+                    f"subnets has none for zone {', '.join(without)}; found some for {', '.join(self.subnets)}. "
+                    "Add it, or leave the zone out of zones"
+                )
+        return self

@@ -12,6 +12,7 @@ from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
+from airflow_rankvol.spec.templates import NodeTemplate
 
 
 def plan(**fields: Any) -> Plan:
@@ -47,6 +48,19 @@ def test_what_only_tunes_a_cloud_is_ignored_aloud(backend: LocalBackend, caplog:
     expected = "ignored on the local backend: node.machine_type, volume_template.iops, volume_template.type"
     assert expected in caplog.text
     assert not backend.state_dir.exists()
+
+
+def test_every_cloud_field_of_a_node_is_ignored_aloud(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    texts = {"image": "i", "zones": "a", "subnets": "s", "security_groups": "g", "instance_profile": "p"}
+    texts |= {"key_name": "k", "max_price": "1", "root_size": "9", "root_type": "gp3", "report": "ssm"}
+    node = {**texts, "machine_type": "c7i.xlarge", "spot": True, "tags": {"a": "b"}}
+    backend.check(plan(node={**node, "lifetime": "1h", "boot_timeout": "1m", "gpus_per_node": 1}))
+    for field in NodeTemplate.model_fields:
+        assert (f"node.{field}" in caplog.text) == (field in node), field
+    caplog.clear()
+    backend.check(plan())
+    assert "ignored" not in caplog.text
 
 
 def test_more_than_the_free_space_is_mentioned(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from airflow_rankvol.spec.explain import error_text
-from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy, Scope, VolumeTemplate
+from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy, ReportChannel, Scope, VolumeTemplate
 
 
 def volume(**fields: Any) -> VolumeTemplate:
@@ -149,8 +149,106 @@ def test_a_wrong_node_template_is_explained(fields: dict[str, Any], start: str) 
     assert problem(NodeTemplate, **fields).startswith(start)
 
 
+def test_machine_types_are_one_or_several_in_any_spelling() -> None:
+    assert node().machine_types == ()
+    assert node(machine_type="c7i.large").machine_types == ("c7i.large",)
+    several = node(machine_type=["c7i.large", "m7i.large"])
+    assert several.machine_types == ("c7i.large", "m7i.large")
+    assert several.machine_type == "c7i.large, m7i.large", "what plan prints"
+    assert several == node(machine_type="c7i.large,m7i.large") == node(machine_type=("c7i.large , m7i.large",))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "'' was found; text that is not empty is expected"),
+        ("a,,b", "'' was found"),
+        ([], "[] was found; at least one name is expected"),
+        (["a", 1], "['a', 1] was found; a name is expected, or several as a list or comma-separated text"),
+        ({"a": 1}, "{'a': 1} was found; a name is expected"),
+        ("a, b, a", "'a' is there twice"),
+        ("a\nb", "control characters"),
+    ],
+)
+def test_wrong_machine_types_are_explained(value: Any, message: str) -> None:
+    assert problem(NodeTemplate, machine_type=value).startswith("machine_type: ")
+    assert message in problem(NodeTemplate, machine_type=value)
+
+
+def test_a_subnet_is_one_or_one_per_zone() -> None:
+    assert node().subnet_of("a") is None
+    assert [node(subnets="s").subnet_of(zone) for zone in ("a", None)] == ["s", "s"]
+    each = node(zones="a", subnets={"a": "s1", "b": "s2"})
+    assert [each.subnet_of(zone) for zone in ("a", "b", "c", None)] == ["s1", "s2", None, None]
+
+
+def test_the_zones_of_the_subnets_count_where_no_zones_are_given() -> None:
+    template = node(subnets={"b": "s2", "a": "s1"})
+    assert [template.zone_of(rank) for rank in range(3)] == ["b", "a", "b"]
+    assert node(subnets="s1").zone_of(0) is None
+    assert node(zones="a", subnets={"b": "s2", "a": "s1"}).effective_zones == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"subnets": {}}, "subnets: {} was found; a subnet, or a mapping of zones to subnets, is expected"),
+        ({"subnets": ["s"]}, "subnets: ['s'] was found"),
+        ({"subnets": ""}, "subnets: '' was found; text that is not empty"),
+        ({"subnets": {"a": 1}}, "subnets: zone 'a' has the subnet 1; texts are expected"),
+        ({"subnets": {"a": " "}}, "subnets: ' ' was found"),
+        ({"subnets": {"a": "s"}, "zones": "a, b, c"}, "subnets has none for zone b, c; found some for a. Add it"),
+        ({"security_groups": "a,"}, "security_groups.1: '' was found"),
+        ({"instance_profile": ""}, "instance_profile: ''"),
+        ({"spot": "sometimes"}, "spot: 'sometimes' was found"),
+        ({"max_price": "0.1"}, "max_price is set with spot=False"),
+        ({"root_size": "big"}, "root_size: size 'big' is not a size"),
+        ({"report": "fax"}, "report: 'fax' was found; it should be 'console' or 'ssm'"),
+    ],
+)
+def test_a_wrong_cloud_field_of_a_node_is_explained(fields: dict[str, Any], message: str) -> None:
+    assert message in problem(NodeTemplate, **fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("0.05", "0.05"), (" 1.50 ", "1.5"), (2, "2"), ("10", "10"), (10.0, "10"), (1e-5, "0.00001"), ("007.0", "7")],
+)
+def test_a_price_is_plain_decimal_text(value: Any, text: str) -> None:
+    assert node(spot="true", max_price=value).max_price == text
+
+
+@pytest.mark.parametrize("value", ["0", 0.0, -1, "1e3", "inf", float("nan"), True, "$1", "", [1], "1."])
+def test_what_is_no_price_above_zero_is_refused(value: Any) -> None:
+    expected = f"max_price: {value!r} was found; a price above zero is expected, as in '0.05'"
+    assert problem(NodeTemplate, spot=True, max_price=value) == expected
+
+
+def test_a_nodes_fields_may_come_as_text() -> None:
+    template = node(spot="True", root_size="50", security_groups="sg-1, sg-2", report="ssm")
+    assert (template.spot, template.root_size, template.root_size_gib) == (True, "50GB", 50)
+    assert (template.security_groups, template.report) == (("sg-1", "sg-2"), ReportChannel.SSM)
+    assert node().root_size_gib is None
+
+
 def test_templates_go_through_json() -> None:
     one_volume = volume(size=0.5, expiry="1d12h", scope="dag", tags={"a": "b"}, reclaim="snapshot")
-    one_node = node(zones=["a", "b"], lifetime=0.25)
+    one_node = node(
+        machine_type=["x", "y"],
+        image="i",
+        zones=["a", "b"],
+        subnets={"a": "s", "b": "t"},
+        security_groups="g, h",
+        instance_profile="p",
+        key_name="k",
+        spot=True,
+        max_price="0.10",
+        root_size="0.5TB",
+        root_type="gp3",
+        report="ssm",
+        lifetime=0.25,
+    )
+    assert {*NodeTemplate.model_fields} - one_node.model_fields_set == {"gpus_per_node", "boot_timeout", "tags"}
+    assert NodeTemplate.model_validate(one_node.model_dump(mode="json", exclude_unset=True)) == one_node
     assert VolumeTemplate.model_validate_json(one_volume.model_dump_json()) == one_volume
     assert NodeTemplate.model_validate(one_node.model_dump(mode="json")) == one_node
