@@ -66,7 +66,8 @@ class Tags:
     ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
     the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. ``used_by`` is
     the run that a volume was handed out to last; only that run may mark it as collected or delete it. An empty
-    ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results.
+    ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results; ``kept``
+    when the end of its run left a volume to its expiry.
     """
 
     owner: str
@@ -82,6 +83,7 @@ class Tags:
     collected: str = ""
     role: str = ""
     used_by: str = ""
+    kept: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the tags as strings under ``rankvol:…`` keys."""
@@ -295,6 +297,4 @@ class RankResult:
 def ranks_text(ranks: Iterable[int]) -> str:
     """Return ranks as people read them: ``0, 3 and 7``."""
     names = [str(rank) for rank in sorted(ranks)]
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -61,6 +61,7 @@ class FakeBackend(FakeCloud):
     name = "fake"
     platform = "local"  # the fake reads only the variables at the head of the rendered script
     supports_rendezvous = True
+    keeps_ended_nodes = True
 
     def default_owner(self) -> str | None:
         """Return a fixed owner."""

@@ -99,11 +99,16 @@ class NodeRequest:
 
 @runtime_checkable
 class Backend(Protocol):
-    """A place where volumes and nodes live."""
+    """A place where volumes and nodes live.
+
+    ``keeps_ended_nodes`` says whether an ended node stays listed until ``delete_node``, however long that takes. EC2
+    forgets one about an hour after its end.
+    """
 
     name: str
     platform: str
     supports_rendezvous: bool
+    keeps_ended_nodes: bool
     clock: Clock
     poll_interval_s: float
 

@@ -45,6 +45,7 @@ class LocalBackend:
     name = "local"
     platform = "local"
     supports_rendezvous = True
+    keeps_ended_nodes = True
 
     def __init__(
         self,

@@ -169,7 +169,8 @@ def _of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> li
 def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
     """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
     if ids:
-        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", "rankvol:used_by": group.run}
+        fresh = {"rankvol:collected": "", "rankvol:kept": ""}
+        tags = {"rankvol:attempt": str(generation), "rankvol:used_by": group.run, **fresh}
         patiently(backend, backend.tag_volumes, ids, tags)
 
 

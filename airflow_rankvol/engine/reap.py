@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
@@ -16,7 +17,7 @@ from airflow_rankvol.engine.teardown import (
     delete_volumes,
     never_handed_out,
 )
-from airflow_rankvol.records import Node, Observation, Tags, Volume, from_iso
+from airflow_rankvol.records import Node, NodeState, Observation, Role, Tags, Volume, from_iso, to_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 
@@ -45,13 +46,14 @@ class ReapRules:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One resource of ours with the verdict on it."""
+    """One resource of ours with the verdict on it; ``unfinished`` when it rests on a rank that never ended."""
 
     kind: str
     resource: Volume | Node
     run_state: RunState
     remove: bool
     reason: str
+    unfinished: bool = False
 
     @property
     def tags(self) -> Tags:
@@ -94,16 +96,22 @@ def survey(
         if node.tags and node.tags.owner == selector.owner
     ]
     going = frozenset(finding.resource.id for finding in findings if finding.remove)
+    why = partial(_why_nothing_ended, observation.nodes, remembers=backend.keeps_ended_nodes)
     return findings + [
-        _judge_volume(volume, volume.tags, used(volume.tags), going, now, rules)
+        _judge_volume(volume, volume.tags, used(volume.tags), going, why(volume.tags), now, rules)
         for volume in observation.volumes
         if volume.tags and volume.tags.owner == selector.owner
     ]
 
 
 def reap(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
-    """Remove what the findings say, nodes first; return what went, and by name what did not and why."""
+    """Remove what the findings say, nodes first; return what went, and by name what did not and why.
+
+    What a rank finished since the survey stays: the results of a run that has ended are on its volume alone.
+    """
     problems: dict[str, str] = {}
+    findings = _look_again(backend, selector, findings)
+    _keep_for_good(backend, findings)
     nodes = [f.resource for f in findings if f.remove and isinstance(f.resource, Node)]
     doomed = [
         (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
@@ -140,7 +148,7 @@ def _judge_node(node: Node, tags: Tags, state: RunState, now: datetime, rules: R
 
 
 def _judge_volume(
-    volume: Volume, tags: Tags, state: RunState, going: frozenset[str], now: datetime, rules: ReapRules
+    volume: Volume, tags: Tags, state: RunState, going: frozenset[str], unused: str, now: datetime, rules: ReapRules
 ) -> Finding:
     def verdict(remove: bool, reason: str) -> Finding:
         return Finding("volume", volume, state, remove, reason)
@@ -158,7 +166,7 @@ def _judge_volume(
         return verdict(False, f"reclaim policy {tags.reclaim}: goes only when named")
     if _expired(tags, now):
         return verdict(True, f"expired {tags.expiry}")
-    return _judge_unexpired(volume, tags, state, rules)
+    return _judge_unexpired(volume, tags, state, unused, rules)
 
 
 def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
@@ -169,13 +177,74 @@ def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
     return ""
 
 
-def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, rules: ReapRules) -> Finding:
-    if state is RunState.ENDED and not rules.expired_only:
-        if tags.collected:
-            return Finding("volume", volume, state, True, "its run has ended and its results were collected")
-        if never_handed_out(tags):
-            return Finding("volume", volume, state, True, "its run has ended before any rank could use it")
-        if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
-            return Finding("volume", volume, state, True, "its run has ended; reclaim policy delete_always")
-        return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
-    return Finding("volume", volume, state, False, f"expires {tags.expiry}")
+def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, unused: str, rules: ReapRules) -> Finding:
+    def goes(why: str, *, unfinished: bool = False) -> Finding:
+        return Finding("volume", volume, state, True, f"its run has ended{why}", unfinished)
+
+    if state is not RunState.ENDED or rules.expired_only:
+        return Finding("volume", volume, state, False, f"expires {tags.expiry}")
+    if tags.collected:
+        return goes(" and its results were collected")
+    if never_handed_out(tags):
+        return goes(" before any rank could use it")
+    if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
+        return goes("; reclaim policy delete_always")
+    if unused and not tags.kept:
+        return goes(f" {unused}", unfinished=True)
+    return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
+
+
+def _why_nothing_ended(nodes: Sequence[Node], tags: Tags, *, remembers: bool) -> str:
+    """Say how it is known that no try of a volume's rank ever came to its end; empty where one did, or may have.
+
+    Only what is seen counts. A node that still runs is the try that its run's end cut off, and every earlier try must
+    be listed with the exit code of a failure. Where no node is listed at all, a backend that lists ended nodes until
+    they are deleted had none; the teardown, which deletes them, marks the volumes that it keeps (``Tags.kept``).
+
+    Args:
+        remembers: whether the backend lists ended nodes until they are deleted.
+    """
+    tries = [
+        node
+        for node in nodes
+        if node.tags and (node.tags.key, node.tags.rank, node.tags.role) == (tags.key, tags.rank, Role.RANK)
+    ]
+    if not tries:
+        return "before its rank started" if remembers else ""
+    ended = [node for node in tries if node.state is NodeState.ENDED]
+    running = [node.tags.attempt for node in tries if node not in ended and node.tags]
+    if not running or max(running) != len(ended) + 1 or any(node.exit_code in (None, 0) for node in ended):
+        return ""
+    return "before its rank did"
+
+
+def _look_again(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> list[Finding]:
+    """Drop the verdict on a volume whose rank has ended since it was judged: its result may just have been written."""
+    nodes = patiently(backend, backend.list_owned, selector).nodes
+    ended = {node.id for node in nodes if node.state is NodeState.ENDED}
+    late = {
+        (f.tags.key, f.tags.rank)
+        for f in findings
+        if isinstance(f.resource, Node) and f.resource.state is not NodeState.ENDED and f.resource.id in ended
+    }
+    return [
+        replace(f, remove=False, reason=f"its rank has just ended; expires {f.tags.expiry}")
+        if f.unfinished and (f.tags.key, f.tags.rank) in late
+        else f
+        for f in findings
+    ]
+
+
+def _keep_for_good(backend: Backend, findings: Sequence[Finding]) -> None:
+    """Mark the volumes that stay although their run has ended: the nodes that tell why go now."""
+    ids = [
+        f.resource.id
+        for f in findings
+        if isinstance(f.resource, Volume)
+        and not f.remove
+        and f.run_state is RunState.ENDED
+        and f.tags.scope == Scope.RUN
+        and not f.tags.kept
+    ]
+    if ids:
+        patiently(backend, backend.tag_volumes, ids, {"rankvol:kept": to_iso(backend.clock.now())})

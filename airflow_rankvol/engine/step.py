@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends.base import Backend, Guard
@@ -29,7 +30,7 @@ from airflow_rankvol.engine.views import (
 )
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
-from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, Volume
+from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, Tags, Volume, to_iso
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,9 @@ def _advance(
 
 
 def stop_own(backend: Backend, work: Work) -> Node | None:
-    """End this attempt's node, if there is one, and return it; its volumes stay."""
+    """End this attempt's node, if it runs, and return it; its volumes stay."""
     node = own_node(work, patiently(backend, backend.observe, work.group))
-    if node:
+    if node and node.state is not NodeState.ENDED:
         patiently(backend, backend.delete_node, node.id, _guard(work))
     return node
 
@@ -141,6 +142,7 @@ def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Lau
         for request in launcher.requests(work, observation):
             backend.create_node(request)
     elif action is Action.REMOVE_OLDER:
+        _mark_kept(backend, work, observation)
         for old in older_nodes(work, observation):
             backend.delete_node(old.id, _guard(work))
     elif action is Action.ATTACH:
@@ -205,15 +207,23 @@ def mark_collected(backend: Backend, work: Work, observation: Observation, ranks
 
 def forget_collected(backend: Backend, work: Work, observation: Observation) -> None:
     """Take the mark of an earlier gather off: what is computed or gathered anew must be collected anew, too."""
+    _tag_if(backend, work, observation, {"rankvol:collected": ""}, lambda tags: tags.collected == work.group.key)
+
+
+def _mark_kept(backend: Backend, work: Work, observation: Observation) -> None:
+    """Mark what may hold results before a node goes: the reaper takes a volume without any for one never used."""
+    kept = {"rankvol:kept": to_iso(backend.clock.now())}
+    _tag_if(backend, work, observation, kept, lambda tags: tags.key == work.group.key and not tags.kept)
+
+
+def _tag_if(
+    backend: Backend, work: Work, observation: Observation, change: Mapping[str, str], wanted: Callable[[Tags], bool]
+) -> None:
     everyone = {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)}  # a gang runs again as one
     volumes = [observation.volume(volume_id) for volume_id in sorted(everyone)]
-    ids = [
-        volume.id
-        for volume in volumes
-        if volume and volume.tags and volume.tags.collected == work.group.key and _still_ours(work, volume)
-    ]
+    ids = [v.id for v in volumes if v and v.tags and wanted(v.tags) and _still_ours(work, v)]
     if ids:
-        backend.tag_volumes(ids, {"rankvol:collected": ""})
+        backend.tag_volumes(ids, change)
 
 
 def _still_ours(work: Work, volume: Volume | None) -> bool:
@@ -229,11 +239,15 @@ def _stop(backend: Backend, work: Work, observation: Observation, node: Node | N
     # Where no node shows that the gang failed, this one's absence has to.
     unseen = work.rendezvous and not failed_peer(work, observation)
     doomed += [peer for peer in own if peer.state is not NodeState.ENDED or unseen]
-    for peer in doomed:
-        try:
+    try:
+        if doomed:
+            _mark_kept(backend, work, observation)
+        for peer in doomed:
             backend.delete_node(peer.id, _guard(work))
-        except FinalError as exc:
-            error.add_note(f"{peer.label} could not be ended ({exc}); delete_volumes tries again")
+    except FinalError as exc:
+        error.add_note(
+            f"{', '.join(peer.label for peer in doomed)} could not be ended ({exc}); delete_volumes tries again"
+        )
 
 
 def _fail(backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action) -> Outcome:

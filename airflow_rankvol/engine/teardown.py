@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
@@ -78,13 +78,15 @@ def teardown(
     wanted = {volume.name: volume for slot in plan.slots for volume in slot.volumes} if plan else {}
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
-    own = frozenset(node.id for node in observation.nodes if node.tags and node.tags.key == group.key)
-    nodes = end_nodes(backend, group, observation, problems, timeout_s=nodes_timeout_s)
+    own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
+    if not _mark_kept(backend, group, observation, problems):
+        own = [node for node in own if node.state is not NodeState.ENDED]  # else nothing tells that there are results
+    nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
     kept: list[Kept] = []
     for volume in observation.volumes:
-        kept_for = _other_user(group, volume, own)
+        kept_for = _other_user(group, volume, {node.id for node in own})
         if kept_for:
             kept.append(kept_for)
             continue
@@ -110,19 +112,6 @@ def leak(problems: Mapping[str, str]) -> LeakError:
         "task to try again, or run `rankvol reap`",
         resources=tuple(problems),
     )
-
-
-def end_nodes(
-    backend: Backend,
-    group: Group,
-    observation: Observation,
-    problems: dict[str, str],
-    *,
-    timeout_s: float,
-) -> list[str]:
-    """End every node of the group's run and wait until none is left; problems are added by name."""
-    nodes = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    return delete_nodes(backend, nodes, lambda: backend.observe(group), problems, timeout_s=timeout_s)
 
 
 def delete_nodes(
@@ -212,7 +201,7 @@ def _verdict(
     return kept("its results were not collected")
 
 
-def _other_user(group: Group, volume: Volume, own: frozenset[str]) -> Kept | None:
+def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | None:
     """Say that a volume which outlives runs is in use by another run; neither is touched then."""
     tags = volume.tags
     if not tags or tags.owner != group.owner or tags.scope == Scope.RUN:
@@ -251,6 +240,26 @@ def _adopted_verdict(
     return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
 
 
+def _mark_kept(backend: Backend, group: Group, observation: Observation, problems: dict[str, str]) -> bool:
+    """Mark what may hold results before the nodes go: without one, a volume looks as if no rank had used it."""
+    volumes = [
+        volume
+        for volume in observation.volumes
+        if volume.tags
+        and (volume.tags.owner, volume.tags.key) == (group.owner, group.key)
+        and not (volume.tags.kept or volume.tags.collected or never_handed_out(volume.tags))
+        and volume.tags.reclaim != ReclaimPolicy.DELETE_ALWAYS
+    ]
+    if volumes:
+        try:
+            tags = {"rankvol:kept": to_iso(backend.clock.now())}
+            patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], tags)
+        except BackendError as exc:
+            problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
+            return False
+    return True
+
+
 def _extend_expiry(
     backend: Backend,
     kept: Sequence[Kept],
@@ -259,17 +268,20 @@ def _extend_expiry(
     problems: dict[str, str],
 ) -> list[Kept]:
     """Give uncollected volumes their whole expiry from now on: a long run must not have used it up."""
-    extended = []
-    for item in kept:
-        volume = observation.volume(item.id)
-        if not item.expiry or volume is None:
-            extended.append(item)
-            continue
+    now = backend.clock.now()
+
+    def extended(item: Kept) -> str:
         template = wanted[item.name].template if item.name in wanted else None
-        expiry = to_iso(backend.clock.now() + (template.expiry if template else timedelta(hours=24)))
+        return to_iso(now + (template.expiry if template else timedelta(hours=24)))
+
+    later = {item.id: extended(item) for item in kept if item.expiry and observation.volume(item.id)}
+    for expiry in sorted(set(later.values())):
+        ids = [volume_id for volume_id, found in later.items() if found == expiry]
         try:
-            patiently(backend, backend.tag_volumes, [item.id], {"rankvol:expiry": expiry})
+            patiently(backend, backend.tag_volumes, ids, {"rankvol:expiry": expiry})
         except BackendError as exc:
-            problems[volume.label] = f"kept, but its expiry {item.expiry} could not be extended: {exc}"
-        extended.append(Kept(item.name, item.id, item.rank, item.reason, expiry))
-    return extended
+            names = {item.id: f"volume {item.name} ({item.id})" for item in kept}
+            why = f"kept, but its expiry could not be extended to {expiry}: {exc}"
+            for volume_id in ids:
+                problems.setdefault(names[volume_id], why)
+    return [replace(item, expiry=later.get(item.id, item.expiry)) for item in kept]

@@ -10,9 +10,9 @@ import pytest
 
 from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
-from airflow_rankvol.errors import AuthDenied
+from airflow_rankvol.errors import AuthDenied, LeakError
 from airflow_rankvol.records import Observation, Tags, to_iso
-from airflow_rankvol.testing import FakeBackend, SimulatedCrash, fails, hangs
+from airflow_rankvol.testing import Ending, FakeBackend, SimulatedCrash, fails, hangs, is_lost, succeeds
 
 from .engine_kit import Rig, a_rig
 
@@ -52,15 +52,92 @@ def test_of_a_run_that_ended_nodes_and_collected_volumes_go() -> None:
     assert rig.backend.is_empty
 
 
-def test_uncollected_results_of_a_run_that_ended_stay_until_their_expiry() -> None:
+def test_of_a_run_cut_off_before_any_rank_ended_nothing_stays() -> None:
+    """As after a ``dagrun_timeout``: one rank still computes, the other never started."""
     rig = a_left_rig()
-    gone, _ = rig.reap(RunState.ENDED)
-    assert len(gone) == 1
-    assert not rig.backend.nodes
-    assert set(rig.backend.volumes) == names(rig)
-    rig.backend.clock.sleep(DAY_S + 1)
-    rig.reap(RunState.ENDED)
+    gone, problems = rig.reap(RunState.ENDED)
+    assert (len(gone), problems) == (3, {})
     assert rig.backend.is_empty
+
+
+@pytest.mark.parametrize("ending", [succeeds(), fails(3), is_lost()], ids=["finished", "failed", "lost"])
+def test_what_a_rank_left_that_came_to_its_end_stays_until_its_expiry(ending: Ending) -> None:
+    """However often it is reaped: the first time removes the nodes that tell of it."""
+    backend = FakeBackend(endings={("rank", 0): ending, ("rank", 1): hangs()})
+    rig = a_rig(3, backend=backend)
+    for rank in (0, 1):
+        rig.launch(rig.begin(rank))
+    rig.until_end(rig.work(0))
+    for _ in range(2):
+        rig.reap(RunState.ENDED)
+        assert not backend.nodes
+        assert set(backend.volumes) == {rig.slots[0].volumes[0].name}
+    backend.clock.sleep(DAY_S + 1)
+    rig.reap(RunState.ENDED)
+    assert backend.is_empty
+
+
+def test_what_may_have_been_finished_by_an_earlier_try_stays() -> None:
+    backend = FakeBackend(endings={("rank", 0, 2): hangs()})
+    rig = a_rig(1, backend=backend)
+    rig.run_rank(0)
+    again = rig.begin(0, 2)
+    rig.launch(again)
+    rig.until_attached(again)
+    rig.reap(RunState.ENDED)
+    assert not backend.nodes
+    assert set(backend.volumes) == names(rig)
+
+
+@pytest.mark.parametrize("kill", ["teardown", "teardown cut off", "lifetime"])
+def test_what_a_rank_left_stays_whoever_removed_its_node(kill: str) -> None:
+    """A volume without a node looks as if no rank had ever used it."""
+    backend = FakeBackend(endings={("rank", 0): hangs() if kill == "lifetime" else fails()})
+    rig = a_rig(1, backend=backend, node={"lifetime": "10m"})
+    rig.run_rank(0)
+    if kill == "teardown cut off":
+        backend.faults.fail("delete_node", SimulatedCrash(), when="after")
+        with pytest.raises(SimulatedCrash):
+            rig.teardown()
+        backend.revive()
+    elif kill == "teardown":
+        rig.teardown()
+    for _ in range(2):
+        rig.reap(RunState.ENDED)
+        assert not backend.nodes
+        assert set(backend.volumes) == names(rig)
+
+
+def test_without_the_mark_the_teardown_leaves_the_nodes_that_tell_of_results() -> None:
+    backend = FakeBackend(endings={("rank", 0): fails()})
+    rig = a_rig(1, backend=backend)
+    rig.run_rank(0)
+    backend.faults.fail("tag_volumes", AuthDenied, times=math.inf)
+    with pytest.raises(LeakError, match="could not be marked as kept"):
+        rig.teardown()
+    backend.faults.clear()
+    rig.reap(RunState.ENDED)
+    assert set(backend.volumes) == names(rig)
+
+
+def test_a_rank_that_ends_while_it_is_being_reaped_keeps_its_volume() -> None:
+    rig = a_rig(2, backend=FakeBackend(endings={("rank", 0): succeeds(after_s=300)}))
+    work = rig.begin(0)
+    rig.launch(work)
+    rig.until_attached(work)
+    selector = Selector(owner="me")
+    findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
+    assert [finding.remove for finding in findings] == [True, True, True]
+    rig.backend.clock.sleep(300)
+    reap(rig.backend, selector, findings)
+    assert set(rig.backend.volumes) == {rig.slots[0].volumes[0].name}
+
+
+def test_where_ended_nodes_are_forgotten_a_volume_without_a_node_stays() -> None:
+    rig = a_left_rig()
+    rig.backend.keeps_ended_nodes = False
+    rig.reap(RunState.ENDED)
+    assert set(rig.backend.volumes) == {rig.slots[1].volumes[0].name}
 
 
 def test_of_an_unknown_run_only_what_has_expired_goes() -> None:
@@ -182,11 +259,12 @@ def test_a_selection_by_run_leaves_other_runs_alone() -> None:
 
 def test_listing_removes_nothing_and_says_why_for_each() -> None:
     rig = a_left_rig()
+    rig.backend.keeps_ended_nodes = False
     before = len(rig.backend.calls)
     findings = survey(rig.backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED)
     assert [(finding.kind, finding.remove) for finding in findings] == [
         ("node", True),
-        ("volume", False),
+        ("volume", True),
         ("volume", False),
     ]
     assert all(finding.reason for finding in findings)
