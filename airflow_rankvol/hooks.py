@@ -1,13 +1,15 @@
 """Airflow connections to backends; the only reader of connections.
 
 The connection's type picks the backend. ``rankvol_default`` need not exist: without it, work stays on this machine.
+A backend gets plain values (``backends.settings.Settings``) and never looks a connection up by itself: in the
+triggerer's event loop only this module's ``aget_backend`` may do that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import BaseHook
 
+from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "image", "directory"]
 DEFAULT_CONN_ID = "rankvol_default"
 LOCAL_TYPE = "rankvol_local"
+AWS_TYPE = "aws"
 DEFAULT_POLL_INTERVAL_S = 0.2
 
-#: Connection type → "module:function" that makes a backend from the connection's extra. Other packages add theirs
-#: with an entry point of the same form in the group ``airflow_rankvol.backends``.
-BACKENDS: dict[str, str] = {LOCAL_TYPE: "airflow_rankvol.hooks:local_backend"}
+#: Connection type → "module:function" that makes a backend from ``Settings``. Other packages add theirs with an entry
+#: point of the same form in the group ``airflow_rankvol.backends``.
+BACKENDS: dict[str, str] = {
+    LOCAL_TYPE: "airflow_rankvol.hooks:local_backend",
+    AWS_TYPE: "airflow_rankvol.backends._aws_connection:aws_backend",
+}
 
 _LOCAL_KEYS = frozenset({"state_dir", "mode", "owner", "poll_interval"})
 
@@ -61,24 +68,24 @@ class LocalRankVolHook(BaseHook):
             return False, str(exc)
 
 
-def local_backend(extra: Mapping[str, Any]) -> Backend:
+def local_backend(settings: Settings) -> Backend:
     """Make the local backend from a ``rankvol_local`` connection's extra.
 
     Raises:
         ConfigError: a field is unknown, or its value is not what the field takes.
     """
-    unknown = sorted(set(extra) - _LOCAL_KEYS)
+    unknown = sorted(set(settings.extra) - _LOCAL_KEYS)
     if unknown:
         raise ConfigError(
             f"the extra of a {LOCAL_TYPE} connection has unknown field(s) {', '.join(unknown)}; "
             f"known: {', '.join(sorted(_LOCAL_KEYS))}"
         )
-    mode = extra.get("mode") or "auto"
+    mode = settings.extra.get("mode") or "auto"
     if mode not in ("auto", "image", "directory"):
         raise ConfigError(f"mode of a {LOCAL_TYPE} connection: found {mode!r}; expected auto, image or directory")
-    _text(extra, "owner", LOCAL_TYPE)
-    state_dir = _text(extra, "state_dir", LOCAL_TYPE)
-    poll_interval_s = _poll_interval_s(extra)
+    settings.text("owner")
+    state_dir = settings.text("state_dir")
+    poll_interval_s = settings.seconds("poll_interval", DEFAULT_POLL_INTERVAL_S)
     from airflow_rankvol.backends.local import LocalBackend
 
     return LocalBackend(
@@ -101,10 +108,7 @@ def get_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     Raises:
         ConfigError: the connection does not exist, is of another type, or has a wrong extra.
     """
-    connection = _connection(conn_id)
-    if connection is None:
-        return backend_of(conn_id, LOCAL_TYPE, {})
-    return backend_of(conn_id, str(connection.conn_type), _extra_of(conn_id, connection))
+    return backend_of(_settings(conn_id))
 
 
 async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
@@ -115,9 +119,11 @@ async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
         connection = await BaseHook.aget_connection(conn_id)
     except AirflowNotFoundException as exc:
         _check_default(conn_id, exc)
-        return backend_of(conn_id, LOCAL_TYPE, {})
+        return backend_of(Settings(conn_id, LOCAL_TYPE))
     _check_extra(conn_id, connection.extra)
-    return backend_of(conn_id, str(connection.conn_type), await connection.aextra_dejson())
+    settings = _settings_of(conn_id, connection, await connection.aextra_dejson())
+    # In a thread: importing a cloud's SDK takes a second, and nothing else moves in the loop meanwhile.
+    return await asyncio.to_thread(backend_of, settings)
 
 
 def get_owner(conn_id: str, backend: Backend) -> str:
@@ -128,10 +134,8 @@ def get_owner(conn_id: str, backend: Backend) -> str:
     """
     from airflow.configuration import conf
 
-    connection = _connection(conn_id)
-    extra = _extra_of(conn_id, connection) if connection else {}
-    conn_type = str(connection.conn_type) if connection else LOCAL_TYPE
-    owner = _text(extra, "owner", conn_type) or conf.get("rankvol", "owner", fallback=None) or backend.default_owner()
+    configured = _settings(conn_id).text("owner") or conf.get("rankvol", "owner", fallback=None)
+    owner = configured or backend.default_owner()
     if not owner:
         raise ConfigError(
             f"no owner is set for connection {conn_id!r} ({backend.name}). Every volume and node carries it, and only "
@@ -141,52 +145,31 @@ def get_owner(conn_id: str, backend: Backend) -> str:
     return str(owner)
 
 
-def backend_of(conn_id: str, conn_type: str, extra: Mapping[str, Any]) -> Backend:
+def backend_of(settings: Settings) -> Backend:
     """Return the backend for a connection's type and extra."""
     found = {point.name: point.value for point in entry_points(group="airflow_rankvol.backends")}
     known = {**found, **BACKENDS}
-    if conn_type not in known:
+    if settings.conn_type not in known:
         raise ConfigError(
-            f"connection {conn_id!r} is of type {conn_type!r}; this version of airflow_rankvol knows "
-            f"{', '.join(sorted(known))}. Did you mean another connection?"
+            f"connection {settings.conn_id!r} is of type {settings.conn_type!r}; this version of airflow_rankvol "
+            f"knows {', '.join(sorted(known))}. Did you mean another connection?"
         )
-    module, _, name = known[conn_type].partition(":")
-    factory: Callable[[Mapping[str, Any]], Backend] = getattr(importlib.import_module(module), name)
-    return factory(extra)
+    module, _, name = known[settings.conn_type].partition(":")
+    factory: Callable[[Settings], Backend] = getattr(importlib.import_module(module), name)
+    return factory(settings)
 
 
-def _text(extra: Mapping[str, Any], field: str, conn_type: str) -> str:
-    """Return a text field of the extra, empty where it is left out (the UI's form sends empty text or null)."""
-    found = extra.get(field)
-    if found is None or found == "":
-        return ""
-    if not isinstance(found, str) or not found.strip():
-        raise ConfigError(
-            f"{field} of a {conn_type} connection: found {found!r}; expected text that is not empty, or no {field}"
-        )
-    return found
-
-
-def _poll_interval_s(extra: Mapping[str, Any]) -> float:
-    found = extra.get("poll_interval")
-    if found is None or found == "":
-        return DEFAULT_POLL_INTERVAL_S
-    try:
-        # A connection written as a URI has text where one written as JSON has a number.
-        seconds = math.nan if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ConfigError(
-            f"poll_interval of a {LOCAL_TYPE} connection: found {found!r}; expected a number of seconds above 0,"
-            f" as in {DEFAULT_POLL_INTERVAL_S}"
-        )
-    return seconds
-
-
-def _extra_of(conn_id: str, connection: Connection) -> Mapping[str, Any]:
+def _settings(conn_id: str) -> Settings:
+    connection = _connection(conn_id)
+    if connection is None:
+        return Settings(conn_id, LOCAL_TYPE)
     _check_extra(conn_id, connection.extra)
-    return connection.extra_dejson
+    return _settings_of(conn_id, connection, connection.extra_dejson)
+
+
+def _settings_of(conn_id: str, connection: Connection, extra: Mapping[str, Any]) -> Settings:
+    login, password = connection.login or "", connection.password or ""
+    return Settings(conn_id, str(connection.conn_type), extra, login, password)
 
 
 def _check_extra(conn_id: str, extra: str | None) -> None:
