@@ -6,7 +6,7 @@ RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED=
 RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
 : "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
-RV_WORK=$RV_HOME/work RV_RESULT=$RV_HOME/result.json
+RV_WORK=${RV_WORK:-$RV_HOME/work} RV_RESULT=$RV_HOME/result.json
 RV_MARK=$$.$(date +%s%N).$RANDOM
 
 rv_now() { date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00; }
