@@ -62,6 +62,7 @@ class FakeBackend(FakeCloud):
     platform = "local"  # the fake reads only the variables at the head of the rendered script
     supports_rendezvous = True
     keeps_ended_nodes = True
+    concurrency = 1
 
     def default_owner(self) -> str | None:
         """Return a fixed owner."""

@@ -102,13 +102,14 @@ class Backend(Protocol):
     """A place where volumes and nodes live.
 
     ``keeps_ended_nodes`` says whether an ended node stays listed until ``delete_node``, however long that takes. EC2
-    forgets one about an hour after its end.
+    forgets one about an hour after its end. ``concurrency`` is how many calls the engine may make at once.
     """
 
     name: str
     platform: str
     supports_rendezvous: bool
     keeps_ended_nodes: bool
+    concurrency: int
     clock: Clock
     poll_interval_s: float
 

@@ -46,6 +46,7 @@ class LocalBackend:
     platform = "local"
     supports_rendezvous = True
     keeps_ended_nodes = True
+    concurrency = 1
 
     def __init__(
         self,

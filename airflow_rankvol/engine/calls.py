@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from typing import ParamSpec, TypeVar
 
@@ -34,6 +36,35 @@ def patiently(backend: Backend, call: Callable[P, T], *args: P.args, **kwargs: P
         reraise=True,
     )
     return retrying(call, *args, **kwargs)
+
+
+def in_parallel(backend: Backend, items: Iterable[T], call: Callable[[T], None]) -> None:
+    """Call it for every item, up to ``backend.concurrency`` at once; begin none after the first error.
+
+    Raises:
+        BaseException: the first error, once the calls that were under way have ended.
+    """
+    if backend.concurrency == 1:
+        for item in items:
+            call(item)
+        return
+    stop = threading.Event()
+
+    def one(item: T) -> None:
+        if stop.is_set():
+            return
+        try:
+            call(item)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(backend.concurrency, thread_name_prefix="rankvol") as pool:
+        try:
+            for done in as_completed([pool.submit(one, item) for item in items]):
+                done.result()
+        finally:  # also when this thread is interrupted, by a task's timeout for example
+            stop.set()
 
 
 def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float) -> bool:

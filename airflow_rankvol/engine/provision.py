@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
-from airflow_rankvol.engine.calls import patiently, wait_until
+from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, LeakError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -38,7 +38,8 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
     new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
     made: list[Volume] = []
     try:
-        slots = [_slot(backend, group, slot, found, made, generation) for slot in plan.slots]
+        _create(backend, group, plan, found, made, generation)
+        slots = [_slot(slot, found) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
         _hand_out(backend, group, ids + _of_our_making(group, found), generation)
@@ -102,24 +103,40 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
     return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.run == group.run)
 
 
-def _slot(
+def _create(
     backend: Backend,
     group: Group,
-    planned: PlannedSlot,
-    found: Mapping[str, tuple[Volume, bool]],
+    plan: Plan,
+    found: dict[str, tuple[Volume, bool]],
     made: list[Volume],
     generation: int,
-) -> Slot:
+) -> None:
+    """Create what is missing, as many at once as the backend takes; each is added to ``found`` and ``made``."""
+
+    def create(item: tuple[PlannedVolume, str | None]) -> None:
+        wanted, zone = item
+        request = request_of(group, wanted, zone, generation, backend)
+        volume = patiently(backend, backend.create_volume, request)
+        made.append(volume)
+        # In global scope another run may have been quicker.
+        adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and volume.tags.run != group.run
+        found[wanted.name] = (volume, adopted)
+
+    missing = [
+        (wanted, _zone(slot, found)) for slot in plan.slots for wanted in slot.volumes if wanted.name not in found
+    ]
+    in_parallel(backend, missing, create)
+
+
+def _zone(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> str | None:
+    """Return where a rank's volumes and its node have to lie: where its first existing volume does."""
+    return next((found[v.name][0].zone for v in slot.volumes if v.name in found), None) or slot.zone
+
+
+def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:
     volumes = []
-    for wanted in planned.volumes:
-        if wanted.name in found:
-            volume, adopted = found[wanted.name]
-        else:
-            request = request_of(group, wanted, planned.zone, generation, backend)
-            volume = patiently(backend, backend.create_volume, request)
-            # In global scope another run may have been quicker.
-            adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and volume.tags.run != group.run
-            made.append(volume)
+    for wanted in slot.volumes:
+        volume, adopted = found[wanted.name]
         volumes.append(
             SlotVolume(
                 name=volume.name,
@@ -130,8 +147,7 @@ def _slot(
                 adopted=adopted,
             )
         )
-    zone = next((found[v.name][0].zone for v in planned.volumes if v.name in found), None) or planned.zone
-    return Slot(rank=planned.rank, nodes=planned.nodes, zone=zone, volumes=tuple(volumes))
+    return Slot(rank=slot.rank, nodes=slot.nodes, zone=_zone(slot, found), volumes=tuple(volumes))
 
 
 def request_of(
@@ -222,12 +238,15 @@ def _roll_back(
 
     known = {volume.id: volume for volume in made if volume.tags and volume.tags.run == group.run}
     known |= {volume.id: volume for volume in seen() if volume.name in new}
-    for volume in filter(ours, known.values()):
+
+    def delete(volume: Volume) -> None:
         guard = Guard(owner=group.owner, key=volume.tags.key if volume.tags else group.key)
         try:
             patiently(backend, backend.delete_volume, volume.id, guard)
         except BackendError as exc:
             cause.add_note(f"while rolling back {volume.label}: {exc}")
+
+    in_parallel(backend, filter(ours, known.values()), delete)
     if not wait_until(backend, lambda: not left(), timeout_s=DELETED_TIMEOUT_S):
         names = [volume.label for volume in left()]
         raise LeakError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import patiently, wait_until
+from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
 from airflow_rankvol.errors import BackendError, LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
@@ -123,13 +123,16 @@ def delete_nodes(
     timeout_s: float,
 ) -> list[str]:
     """Delete nodes of ours and verify that each is gone (or at least ended); return their labels."""
-    for node in nodes:
+
+    def delete(node: Node) -> None:
         assert node.tags is not None  # noqa: S101 - callers pass only nodes that carry our tags
         guard = Guard(owner=node.tags.owner, key=node.tags.key)
         try:
             patiently(backend, backend.delete_node, node.id, guard)
         except BackendError as exc:
             problems[node.label] = str(exc)
+
+    in_parallel(backend, nodes, delete)
     ids = {node.id for node in nodes if node.label not in problems}
     alive: dict[str, str] = {}
 
@@ -154,11 +157,15 @@ def delete_volumes(
     timeout_s: float,
 ) -> list[str]:
     """Delete volumes and verify that each is gone; return the names of those that are."""
-    for volume, guard in doomed:
+
+    def delete(item: tuple[Volume, Guard]) -> None:
+        volume, guard = item
         try:
             patiently(backend, backend.delete_volume, volume.id, guard)
         except BackendError as exc:
             problems[volume.label] = str(exc)
+
+    in_parallel(backend, doomed, delete)
     ids = {volume.id: volume.label for volume, _ in doomed if volume.label not in problems}
     left: dict[str, str] = {}
 
