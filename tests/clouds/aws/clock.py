@@ -1,0 +1,94 @@
+"""The double's clock: real time that tests can warp and freeze, and what falls due on it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+# A timer that fires late by this much is early enough; an idle double wakes up no more often than this.
+_IDLE_S = 3600.0
+
+
+class Clock:
+    """Seconds since the epoch, plus what was warped, minus what was frozen."""
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+        self._frozen_at: float | None = None
+
+    def now(self) -> float:
+        """Return the double's time in seconds since the epoch."""
+        return (time.time() if self._frozen_at is None else self._frozen_at) + self._offset_s
+
+    def advance(self, seconds: float) -> None:
+        """Move the time forward."""
+        if seconds < 0:
+            raise ValueError(f"the clock only goes forward, found {seconds} s")
+        self._offset_s += seconds
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop the clock, or let it go on from where it stands."""
+        if frozen and self._frozen_at is None:
+            self._frozen_at = time.time()
+        elif not frozen and self._frozen_at is not None:
+            self._offset_s -= time.time() - self._frozen_at
+            self._frozen_at = None
+
+
+def as_datetime(seconds: float) -> datetime:
+    """Return a time of the clock as an aware datetime, with EC2's millisecond resolution."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+class Agenda:
+    """What happens later: callables on the clock, run in order by whoever settles the world.
+
+    A request settles before it is served, so what a client sees depends on the clock alone. A thread settles when
+    nobody asks, so that nodes start and end by themselves.
+    """
+
+    def __init__(self, clock: Clock, lock: threading.RLock) -> None:
+        self._clock = clock
+        self._wake = threading.Condition(lock)
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._closed = False
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Run the callable that much later, under the world's lock."""
+        with self._wake:
+            heapq.heappush(self._heap, (self._clock.now() + seconds, next(self._order), act))
+            self._wake.notify_all()
+
+    def settle(self) -> None:
+        """Run all that has fallen due. The caller holds the lock."""
+        while self._heap and self._heap[0][0] <= self._clock.now():
+            heapq.heappop(self._heap)[2]()
+
+    def clear(self) -> None:
+        """Forget all that was to come."""
+        with self._wake:
+            self._heap.clear()
+
+    def poke(self) -> None:
+        """Look at the clock again: it was warped, or has stopped."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def run(self) -> None:
+        """Settle as time goes by until closed: the body of the thread."""
+        with self._wake:
+            while not self._closed:
+                self.settle()
+                due_s = self._heap[0][0] - self._clock.now() if self._heap else _IDLE_S
+                self._wake.wait(min(max(due_s, 0.001), 1.0 if self._heap else _IDLE_S))
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()

@@ -1,0 +1,191 @@
+"""What tests say to the double besides AWS' own calls: JSON by POST to ``/_double/<verb>``."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from moto.moto_api._internal.models import moto_api_backend
+
+from tests.clouds.aws.ec2 import Ec2
+from tests.clouds.aws.faults import Faults, Rule
+from tests.clouds.aws.lifecycle import REASONS
+from tests.clouds.aws.model import Instance
+from tests.clouds.aws.nodes import Ending
+from tests.clouds.aws.recorder import Recorder
+from tests.clouds.aws.rights import STATES, Rights
+
+Json = dict[str, Any]
+_HEADERS = [("Content-Type", "application/json")]
+
+
+class Control:
+    """The verbs of the control API; the keywords of each method are the fields of its JSON."""
+
+    def __init__(self, ec2: Ec2, recorder: Recorder, faults: Faults, rights: Rights) -> None:
+        self._ec2 = ec2
+        self._world = ec2.world
+        self._recorder = recorder
+        self._faults = faults
+        self._rights = rights
+        self._verbs: dict[str, Callable[..., Any]] = {
+            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
+        }
+
+    def answer(self, verb: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Do one verb. What goes wrong is told in the answer: the caller is a test."""
+        try:
+            if verb not in self._verbs:
+                raise KeyError(f"unknown verb {verb!r}, expected one of {', '.join(sorted(self._verbs))}")
+            found = self._verbs[verb](**json.loads(body or b"{}"))
+        except Exception:  # noqa: BLE001 -- whatever it is belongs to the test that asked
+            return 400, _HEADERS, json.dumps({"error": traceback.format_exc()}).encode()
+        return 200, _HEADERS, json.dumps(found, default=str).encode()
+
+    def do_health(self) -> Json:
+        """Say that the double is there, and whether its nodes really run."""
+        return {"ok": True, "nodes": type(self._ec2.nodes).__name__}
+
+    def do_reset(self) -> None:
+        """Be as new: no resources, faults, records; default settings."""
+        self._faults.clear()
+        self._rights.clear()
+        self._recorder.clear()
+        self._ec2.clear()
+        with self._ec2.catalog.moto_lock:
+            moto_api_backend.reset()
+
+    def do_settings(self, **changes: Any) -> Json:
+        """Change settings, and return all."""
+        with self._world.lock:
+            self._world.settings.update(changes)
+            return asdict(self._world.settings)
+
+    def do_clock(self, advance_s: float = 0.0, freeze: bool | None = None) -> float:
+        """Warp or freeze the time, and return it; all that has fallen due then has happened."""
+        with self._world.lock:
+            if freeze is not None:
+                self._world.clock.freeze(freeze)
+            self._world.clock.advance(advance_s)
+            self._world.agenda.settle()
+        self._world.agenda.poke()
+        return self._world.now()
+
+    def do_fault(self, **rule: Any) -> int:
+        """Script a fault (the fields of ``Rule``), and return its number."""
+        return self._faults.add(Rule(**rule))
+
+    def do_faults(self) -> list[Json]:
+        """Return the scripted faults with their counts."""
+        return self._faults.rules()
+
+    def do_clear_faults(self) -> None:
+        """Forget the scripted faults; drop what hangs."""
+        self._faults.clear()
+
+    def do_held(self) -> list[Json]:
+        """Return the calls that hang."""
+        return self._faults.held()
+
+    def do_release(self, answer: bool = True) -> int:
+        """Let what hangs go on, or drop it without an answer."""
+        return self._faults.release(answer)
+
+    def do_calls(self, since: int = 0, action: str = "") -> list[Json]:
+        """Return the recorded calls."""
+        return self._recorder.calls(since, action)
+
+    def do_counts(self, since: int = 0) -> dict[str, int]:
+        """Return how many calls of each action there were."""
+        return self._recorder.counts(since)
+
+    def do_clear_calls(self) -> None:
+        """Forget the recorded calls."""
+        self._recorder.clear()
+
+    def do_deny(self, actions: list[str]) -> None:
+        """Take rights away: globs over ``service:Action``; an empty list gives all back."""
+        self._rights.denied[:] = actions
+
+    def do_credentials(self, state: str) -> None:
+        """Let all credentials be "ok", "expired" or "invalid"."""
+        if state not in STATES:
+            raise ValueError(f"expected one of {list(STATES)}, found {state!r}")
+        self._rights.credentials = state
+
+    def do_no_capacity(self, zone: str = "*", type: str = "*", times: int = 1_000_000) -> None:  # noqa: A002
+        """Let the next launches of a type in a zone find no capacity; times 0 gives it back."""
+        self._ec2.launcher.scarce[zone, type] = times
+
+    def do_unsupported(self, zone: str = "*", type: str = "*", on: bool = True) -> None:  # noqa: A002
+        """Take a type from a zone, or give it back."""
+        (self._ec2.launcher.unsupported.add if on else self._ec2.launcher.unsupported.discard)((zone, type))
+
+    def do_stick(self, state: str, volume: str = "*", times: int = 1) -> None:
+        """Let the next attaches or detaches of a volume hang in "attaching" or "detaching"."""
+        self._ec2.stuck.add(volume, state, times)
+
+    def do_unstick(self, volume: str = "*") -> int:
+        """Let volumes that hang go on."""
+        with self._world.lock:
+            return self._ec2.stuck.release(volume)
+
+    def do_end_nodes(self, instance: str = "*", on: bool = True, **ending: Any) -> None:
+        """Script how a recorded instance ends by itself (the fields of ``Ending``)."""
+        with self._world.lock:
+            self._ec2.nodes.end_by(instance, Ending(**ending) if on else None)
+
+    def do_power_off(self, instance: str, console: str = "") -> None:
+        """Let an instance write that to its console and shut itself down."""
+        with self._world.lock:
+            found = self._instance(instance)
+            found.console += console.encode()
+            self._ec2.lifecycle.powered_off(found)
+
+    def do_die(self, instance: str, reason: str = "Server.InternalError") -> None:
+        """Let an instance die: its host failed."""
+        with self._world.lock:
+            self._ec2.lifecycle.end(self._instance(instance), REASONS[reason], self._ec2.lifecycle.stamp(reason))
+
+    def do_reclaim(self, instance: str, notice_s: float | None = None) -> None:
+        """Let EC2 take back a spot instance after its notice."""
+        with self._world.lock:
+            found = self._instance(instance)
+            if not found.spot:
+                raise ValueError(f"{instance} is no spot instance")
+            self._ec2.lifecycle.reclaim(found, self._world.settings.spot_notice_s if notice_s is None else notice_s)
+
+    def do_never_boot(self, times: int = 1) -> None:
+        """Let the next instances come to run without doing anything."""
+        self._ec2.lifecycle.never_boot(times)
+
+    def do_fail_launch(self, reason: str = "Server.InternalError", times: int = 1) -> None:
+        """Let the next launches be accepted, and end as terminated."""
+        self._ec2.lifecycle.fail_launch(REASONS[reason][0], times)
+
+    def do_lose_console(self, instance: str) -> None:
+        """Let the console of an instance be empty from now on."""
+        with self._world.lock:
+            self._instance(instance).console_lost = True
+
+    def do_state(self) -> Json:
+        """Return everything as it is, without the delay that EC2's own calls see."""
+        with self._world.lock:
+            self._world.agenda.settle()
+            return {
+                "volumes": {
+                    v.id: {**self._ec2.volumes.view(v), "Tags": v.tags.current} for v in self._world.volumes.values()
+                },
+                "instances": {
+                    i.id: {**self._ec2.instances.view(i), "Tags": i.tags.current}
+                    for i in self._world.instances.values()
+                },
+                "snapshots": list(self._world.snapshots),
+            }
+
+    def _instance(self, instance_id: str) -> Instance:
+        """Return an instance; the time it takes to be seen is for EC2's callers."""
+        return self._world.instances[instance_id]

@@ -1,0 +1,91 @@
+"""What runs on an instance, as the API sees it: here nothing, or an end that a test has scripted.
+
+``real.py`` has the instances that really run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.clouds.aws.model import Attachment, Instance, Volume
+from tests.clouds.aws.world import World
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a recorded instance ends by itself: after a time, with that text on its console.
+
+    ``script`` names a function ``module:name`` that is called with the view of the instance and its user data, and
+    returns the text; it may be what a test needs where each instance has another text.
+    """
+
+    after_s: float = 0.05
+    console: str = ""
+    script: str = ""
+
+    def text(self, view: dict[str, Any], user_data: bytes) -> bytes:
+        """Return what is on the console at the end."""
+        if not self.script:
+            return self.console.encode()
+        module, _, name = self.script.partition(":")
+        return str(getattr(importlib.import_module(module), name)(view, user_data)).encode()
+
+
+class Nodes:
+    """Instances that are records only."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._endings: dict[str, Ending] = {}
+        self.powered_off: Callable[[Instance], None] = lambda instance: None
+        self.view: Callable[[Instance], dict[str, Any]] = lambda instance: {}
+
+    def end_by(self, instance_id: str, ending: Ending | None) -> None:
+        """Script the end of an instance; "*" is for those that have none of their own."""
+        if ending is None:
+            self._endings.pop(instance_id, None)
+            return
+        self._endings[instance_id] = ending
+        instance = self._world.instances.get(instance_id)
+        if instance is not None and instance.state == "running":
+            self.started(instance)
+
+    def started(self, instance: Instance) -> None:
+        """The instance has come to run."""
+        ending = self._endings.get(instance.id, self._endings.get("*"))
+        if ending is not None:
+            self._world.agenda.after(ending.after_s, lambda: self._end(instance, ending))
+
+    def _end(self, instance: Instance, ending: Ending) -> None:
+        if instance.state == "running":
+            instance.console += ending.text(self.view(instance), instance.user_data)
+            self.powered_off(instance)
+
+    def attach(self, volume: Volume, attachment: Attachment, done: Callable[[], None]) -> None:
+        """Show the volume to the node, then call back."""
+        done()
+
+    def detach(self, volume: Volume, attachment: Attachment, force: bool, done: Callable[[], None]) -> None:
+        """Take the volume from the node, then call back."""
+        done()
+
+    def kill(self, instance: Instance, done: Callable[[], None]) -> None:
+        """Cut the power, then call back."""
+        done()
+
+    def console(self, instance: Instance) -> bytes:
+        """Return what the instance has written to its console so far."""
+        return instance.console
+
+    def discard(self, volume: Volume) -> None:
+        """The volume is gone for good."""
+
+    def clear(self) -> None:
+        """Forget all scripts, end all nodes."""
+        self._endings.clear()
+
+    def close(self) -> None:
+        """Leave nothing behind."""

@@ -1,0 +1,46 @@
+"""What tests can turn: how long things take, what the account may, what is throttled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class Settings:
+    """The knobs of the double; all times in seconds of its clock.
+
+    ``visible_s`` is how long a fresh id, or a fresh tag, is unknown to other calls: EC2 is eventually consistent.
+    ``terminated_listed_s`` and ``console_kept_s`` are about an hour on EC2; a terminated instance loses its tags
+    some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
+    ``bucket_scale`` multiplies both capacity and refill of the request buckets; 0 switches them off.
+    """
+
+    visible_s: float = 0.02
+    create_volume_s: float = 0.03
+    delete_volume_s: float = 0.03
+    snapshot_s: float = 0.03
+    attach_s: float = 0.03
+    detach_s: float = 0.03
+    launch_s: float = 0.06
+    stop_s: float = 0.05
+    shut_down_s: float = 0.05
+    terminated_listed_s: float = 3600.0
+    terminated_tags_s: float = 600.0
+    token_kept_s: float = 12 * 3600.0
+    spot_notice_s: float = 120.0
+    bucket_scale: float = 1.0
+    latency_s: dict[str, float] = field(default_factory=dict)
+    volume_quota: int = 5000
+    storage_quota_gib: int = 50 * 1024
+    vcpu_quota: int = 100_000
+    spot_price_usd: float = 0.05
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Take changes over; an unknown name is an error."""
+        known = {f.name: f for f in fields(self)}
+        for name, value in changes.items():
+            if name not in known:
+                raise ValueError(f"unknown setting {name!r}, expected one of {', '.join(known)}")
+            setattr(self, name, dict(value) if name == "latency_s" else type(getattr(self, name))(value))
