@@ -1,0 +1,223 @@
+"""EC2 instances: launched once, ended only when ours, told of their peers by tags, read by their console."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
+from airflow_rankvol.backends._aws_launch import Machine, launching
+from airflow_rankvol.backends._aws_memory import Memory, Raw
+from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_report import log_of, report_of
+from airflow_rankvol.backends._aws_view import (
+    GOING,
+    ended_by_itself,
+    instance_state,
+    name_of,
+    node_of,
+    our_tags,
+    tag_list,
+    tags_dict,
+)
+from airflow_rankvol.backends._aws_wire import go_tags
+from airflow_rankvol.backends.base import Guard, NodeRequest
+from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, RetryableError
+from airflow_rankvol.records import Node, NodeState, Volume, VolumeState
+
+GO_TAG = "rankvol:go"
+#: Another machine type of the list may be had where these say that this one cannot.
+_NEXT_TYPE = frozenset(
+    {"InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "Unsupported",
+     "SpotMaxPriceTooLow", "InvalidInstanceType", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The verbs of nodes."""
+
+    ec2: Ec2
+    memory: Memory
+    places: Places
+
+    def create(self, request: NodeRequest) -> Node:
+        """Launch a node, or return the one of that name and key."""
+        known = self.memory.node_named(request.name, request.tags)
+        if known is not None:
+            return node_of(known)
+        zone = request.zone or self._zone_of(request)
+        raw = self._launch(request, zone)
+        self.memory.made_node(raw)
+        return node_of(raw)
+
+    def delete(self, node_id: str, guard: Guard) -> None:
+        """Start ending a node of ours; one that ends or has ended takes no call."""
+        raw = self.memory.node(node_id) or self.ec2.node(node_id, "delete_node")
+        if raw is None:
+            return
+        name = name_of(raw) or node_id
+        guard.check(tags=our_tags(raw), name=name, backend="aws", verb="delete_node")
+        if instance_state(raw) not in GOING:
+            try:
+                self.ec2.call("TerminateInstances", "delete_node", f"{name} ({node_id})", InstanceIds=[node_id])
+            except BackendError as exc:
+                # EC2 does not know a node for a moment after its launch: then it is not gone.
+                if code(exc) != "InvalidInstanceID.NotFound" or self.memory.just_launched(node_id):
+                    raise
+        self.memory.deleted_node(node_id)
+
+    def tell(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
+        """Hand variables to nodes of ours as tags, which they read from their metadata service."""
+        for node_id in node_ids:
+            raw = self.memory.node(node_id) or self.ec2.node(node_id, "tell_nodes")
+            if raw is not None and our_tags(raw) is None:
+                text = "refused: it carries no tags of ours"
+                raise NotOurs(text, backend="aws", verb="tell_nodes", resource=node_id)
+        tags = tag_list(go_tags(message))
+        for start in range(0, len(node_ids), PAGE):
+            ids = list(node_ids[start : start + PAGE])
+            self.ec2.call("CreateTags", "tell_nodes", ", ".join(ids), Resources=ids, Tags=tags)
+
+    def read_report(self, node_id: str) -> str | None:
+        """Return the report on a node's console; read once, when the node has ended."""
+        raw = self.memory.last_node(node_id) or self.ec2.node(node_id, "read_report")
+        if raw is None:
+            return self.memory.known_report(node_id)
+        if node_of(raw).state is not NodeState.ENDED:
+            return report_of(self.console(node_id))
+        return self.memory.report(node_id, lambda: self._last_report(raw))
+
+    def console(self, node_id: str) -> str:
+        """Return the text of a node's serial console, empty when there is none."""
+        try:
+            answer = self.ec2.call("GetConsoleOutput", "read_report", node_id, InstanceId=node_id, Latest=True)
+        except BackendError as exc:
+            if code(exc) == "InvalidInstanceID.NotFound":
+                return ""
+            if code(exc) not in ("UnsupportedOperation", "Unsupported"):
+                raise
+            # Only Nitro types give the latest output (EC2 API Reference, GetConsoleOutput).
+            answer = self.ec2.call("GetConsoleOutput", "read_report", node_id, InstanceId=node_id)
+        return str(answer.get("Output") or "")
+
+    def log(self, node_id: str) -> str:
+        """Return what a node wrote to its console, for people."""
+        return log_of(self.console(node_id))
+
+    def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
+        """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
+        attached = Counter(volume.attached_to for volume in volumes if volume.state is VolumeState.ATTACHED)
+        holding = {volume.attached_to for volume in volumes}
+        nodes = []
+        for raw in found:
+            deleted = self.memory.was_deleted(raw["InstanceId"])
+            if deleted and raw["InstanceId"] not in holding:
+                continue
+            nodes.append(self._view(_ended(raw) if deleted else raw, attached[raw["InstanceId"]]))
+        return tuple(nodes)
+
+    def _view(self, raw: Raw, attached: int) -> Node:
+        released = GO_TAG in tags_dict(raw)
+        node = node_of(raw, attached=attached, released=released)
+        if node.state is not NodeState.ENDED:
+            return node
+        if released:  # its peers have to know whether it succeeded
+            self._quietly_read(node.id)
+        return node_of(raw, attached=attached, released=released, exit_code=_exit_code(self.memory, node.id))
+
+    def _quietly_read(self, node_id: str) -> None:
+        try:
+            self.read_report(node_id)
+        except NotReady:
+            return  # the next look reads it
+
+    def _last_report(self, raw: Raw) -> str | None:
+        """Read the console of a node that has ended; a node's last words may take a moment to get there."""
+        node_id = raw["InstanceId"]
+        report = report_of(self.console(node_id))
+        if report is None and ended_by_itself(raw) and self.memory.is_due(f"console:{node_id}"):
+            self.memory.looked_up([f"console:{node_id}"])
+            text = "the node has ended, and its console shows no report yet; it is read once more"
+            raise NotReady(text, backend="aws", verb="read_report", resource=f"{name_of(raw)} ({node_id})")
+        return report
+
+    def _launch(self, request: NodeRequest, zone: str | None) -> Raw:
+        """Launch on the first machine type of the list that can be had."""
+        refusals: list[BackendError] = []
+        for machine_type in self.places.types_of(request.template, zone):
+            try:
+                image = self.places.image(request.template.image, machine_type)
+                return self._run(request, Machine(machine_type, image, zone))
+            except BackendError as exc:
+                if code(exc) not in _NEXT_TYPE:
+                    raise
+                refusals.append(exc)
+        # What may be had later counts more than what never will.
+        told = next((refusal for refusal in refusals if isinstance(refusal, RetryableError)), refusals[-1])
+        for refusal in refusals:
+            if refusal is not told:
+                told.add_note(f"another machine type: {refusal}")
+        raise told
+
+    def _run(self, request: NodeRequest, machine: Machine) -> Raw:
+        parameters = launching(request, machine)
+        where = f"{request.name} ({machine.type} in {machine.zone or 'any zone'})"
+        try:
+            answer = self.ec2.call("RunInstances", "create_node", where, **parameters)
+        except BackendError as exc:
+            if code(exc) != "IdempotentParameterMismatch":
+                raise
+            return self._launched_by_another(request, exc)
+        raw: dict[str, Any] = answer["Instances"][0]
+        specification = parameters["TagSpecifications"][0]
+        return {**raw, "Tags": raw.get("Tags") or specification["Tags"]}
+
+    def _launched_by_another(self, request: NodeRequest, refusal: BackendError) -> Raw:
+        """Return the node that another process of a rendezvous has launched with the same token."""
+        wanted = [
+            {"Name": "tag:Name", "Values": [request.name]},
+            {"Name": "tag:rankvol:key", "Values": [request.tags.key]},
+        ]
+        found = self.ec2.nodes("create_node", request.name, wanted)
+        self.memory.saw_nodes(found)
+        if not found:
+            text = "it was launched by another process, and is not listed yet; it is looked for again"
+            raise NotReady(text, backend="aws", verb="create_node", resource=request.name) from refusal
+        return found[0]
+
+    def _zone_of(self, request: NodeRequest) -> str | None:
+        """Return the zone of a node whose job names none: that of its volumes."""
+        ids = [item.volume_id for item in request.attachments]
+        seen = {volume_id: self.memory.volume(volume_id) for volume_id in ids}
+        unknown = [volume_id for volume_id, raw in seen.items() if raw is None]
+        asked = self.ec2.volumes_by("volume-id", unknown, "create_node", request.name)
+        zones = sorted({raw["AvailabilityZone"] for raw in (*seen.values(), *asked) if raw is not None})
+        if len(zones) > 1:
+            raise FinalError(
+                f"its volumes lie in the zones {', '.join(zones)}; EBS attaches only within a zone. Give the job one "
+                "zone (NodeTemplate.zones), or adopt volumes of one zone",
+                backend="aws", verb="create_node", resource=request.name,
+            )  # fmt: skip
+        if zones:
+            return str(zones[0])
+        return self.places.zone_for(request.tags.owner, request.tags.dag, request.tags.group)
+
+
+def _ended(raw: Raw) -> Raw:
+    """Show a deleted instance as ended although EC2 may not say so yet: nothing calls it back."""
+    return raw if instance_state(raw) in GOING else {**raw, "State": {"Name": "shutting-down"}}
+
+
+def _exit_code(memory: Memory, node_id: str) -> int | None:
+    report = memory.known_report(node_id)
+    if report is None:
+        return None
+    try:
+        found = json.loads(report).get("exit_code")
+    except (ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None

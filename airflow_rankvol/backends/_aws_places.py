@@ -1,0 +1,204 @@
+"""What the region offers: zones, machine types, images. Asked once per process; none of it changes meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from airflow_rankvol.backends._aws_calls import Ec2
+from airflow_rankvol.backends._aws_view import filters
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.templates import NodeTemplate
+
+T = TypeVar("T")
+
+#: What a node is when the job does not say: small, no burst credits, Nitro; the next where one is not offered.
+DEFAULT_TYPES = ("m7i.large", "m6i.large", "m5.large")
+#: Amazon Linux 2023's newest image, as AWS publishes it for each architecture (AL2023 User Guide, "Get started").
+IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}"
+#: Attachments that every Nitro type takes when EC2 does not tell: 28 shared, less a network interface
+#: (EC2 User Guide, "Amazon EBS volume limits for Amazon EC2 instances").
+DEFAULT_ATTACHMENTS = 27
+
+
+@dataclass(frozen=True, slots=True)
+class MachineType:
+    """What matters of an instance type.
+
+    Args:
+        attachments: how many volumes it takes besides the disk that it boots from.
+    """
+
+    name: str
+    architecture: str
+    attachments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What matters of an AMI."""
+
+    id: str
+    root_device: str
+    root_size_gib: int
+
+
+class Places:
+    """The region's offers, kept once they were asked for."""
+
+    def __init__(self, ec2: Ec2) -> None:
+        self._ec2 = ec2
+        self._lock = threading.RLock()
+        self._known: dict[str, Any] = {}
+
+    def zones(self) -> list[str]:
+        """Return the names of the region's zones that are up; no local or wavelength zones."""
+        wanted = filters(state="available", zone_type="availability-zone")
+
+        def ask() -> list[str]:
+            answer = self._ec2.call("DescribeAvailabilityZones", "check", "zones", Filters=wanted)
+            return sorted(zone["ZoneName"] for zone in answer["AvailabilityZones"])
+
+        return self._once("zones", ask)
+
+    def offers(self, machine_types: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return for each machine type the zones that offer it; none for one that does not exist."""
+        types = sorted(machine_types)
+
+        def ask() -> dict[str, frozenset[str]]:
+            found = self._ec2.pages(
+                "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", "check", ", ".join(types),
+                LocationType="availability-zone", Filters=filters(instance_type=types), MaxResults=1000,
+            )  # fmt: skip
+            pairs = [(offer["InstanceType"], offer["Location"]) for offer in found]
+            return {name: frozenset(zone for found_name, zone in pairs if found_name == name) for name in types}
+
+        return self._once(f"offers {types}", ask)
+
+    def machine_type(self, name: str) -> MachineType:
+        """Return an instance type.
+
+        Raises:
+            FinalError: there is none of that name in the region.
+        """
+
+        def ask() -> MachineType:
+            answer = self._ec2.call("DescribeInstanceTypes", "check", name, InstanceTypes=[name])
+            raw = next(iter(answer["InstanceTypes"]), {})
+            architectures = raw.get("ProcessorInfo", {}).get("SupportedArchitectures") or ["x86_64"]
+            ebs = raw.get("EbsInfo", {})
+            limit = int(ebs.get("MaximumEbsAttachments") or DEFAULT_ATTACHMENTS)
+            # The disk that it boots from is one of them.
+            return MachineType(name, "arm64" if "arm64" in architectures else "x86_64", limit - 1)
+
+        return self._once(f"type {name}", ask)
+
+    def image(self, wanted: str | None, machine_type: str) -> Image:
+        """Return the AMI of a template's ``image``: an id, a public SSM parameter, or the default of its architecture.
+
+        Raises:
+            ConfigError: it is neither, or there is none.
+        """
+        parameter = wanted
+        if parameter is None:
+            parameter = IMAGE_PARAMETER.format(architecture=self.machine_type(machine_type).architecture)
+        if parameter.startswith("ami-"):
+            return self._image(parameter)
+        name = parameter.removeprefix("resolve:").removeprefix("ssm:")
+        if not name.startswith("/"):
+            raise ConfigError(
+                f"node.image: {wanted!r} was found; expected an image id (ami-…) or the path of an SSM parameter that "
+                f"holds one, as in 'ssm:{IMAGE_PARAMETER.format(architecture='x86_64')}'"
+            )
+        return self._image(self._once(f"parameter {name}", lambda: self._parameter(name)))
+
+    def zone_for(self, owner: str, dag: str, group: str) -> str:
+        """Return the zone of a group whose job names none: the same for all its volumes, in every run and process.
+
+        Groups spread over the zones, as far as these have a default subnet and offer what a node is by default.
+        """
+        zones = self.usual_zones()
+        digest = hashlib.sha256(f"{owner}/{dag}/{group}".encode()).digest()
+        return zones[int.from_bytes(digest[:8], "big") % len(zones)]
+
+    def usual_zones(self) -> list[str]:
+        """Return the zones that a group without any of its own may land in."""
+        zones = self.zones()
+        for offered in (self.default_subnet_zones(), frozenset().union(*self.offers(DEFAULT_TYPES).values())):
+            zones = [zone for zone in zones if zone in offered] or zones
+        if not zones:
+            raise ConfigError(f"region {self._ec2.clients.region} shows no zone to this account; look at region_name")
+        return zones
+
+    def default_subnet_zones(self) -> frozenset[str]:
+        """Return the zones in which the default VPC has a subnet; none without a default VPC."""
+
+        def ask() -> frozenset[str]:
+            found = self._ec2.pages(
+                "DescribeSubnets", "Subnets", "check", "default subnets",
+                Filters=filters(default_for_az="true"), MaxResults=1000,
+            )  # fmt: skip
+            return frozenset(subnet["AvailabilityZone"] for subnet in found)
+
+        return self._once("default subnets", ask)
+
+    def subnet_zones(self, subnet_ids: Sequence[str]) -> dict[str, str]:
+        """Return the zone of each subnet that exists."""
+        ids = sorted(set(subnet_ids))
+
+        def ask() -> dict[str, str]:
+            found = self._ec2.pages(
+                "DescribeSubnets", "Subnets", "check", ", ".join(ids), Filters=filters(subnet_id=ids), MaxResults=1000
+            )
+            return {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in found}
+
+        return self._once(f"subnets {ids}", ask)
+
+    def missing_security_groups(self, group_ids: Sequence[str]) -> list[str]:
+        """Return the security groups that do not exist."""
+        found = self._ec2.pages(
+            "DescribeSecurityGroups", "SecurityGroups", "check", ", ".join(group_ids),
+            Filters=filters(group_id=group_ids), MaxResults=1000,
+        )  # fmt: skip
+        there = {group["GroupId"] for group in found}
+        return [group_id for group_id in group_ids if group_id not in there]
+
+    def types_of(self, template: NodeTemplate, zone: str | None) -> list[str]:
+        """Return the machine types to try in a zone, in the order of preference."""
+        if template.machine_types:
+            return list(template.machine_types)
+        offers = self.offers(DEFAULT_TYPES)
+        return [name for name in DEFAULT_TYPES if zone is None or zone in offers[name]] or list(DEFAULT_TYPES)
+
+    def _parameter(self, name: str) -> str:
+        with self._ec2.mapped("check", name):
+            answer = self._ec2.clients.get("ssm").get_parameter(Name=name)
+        value = str(answer["Parameter"]["Value"])
+        if not value.startswith("ami-"):
+            raise ConfigError(
+                f"node.image: the SSM parameter {name} holds {value[:40]!r}; expected an image id (ami-…)"
+            )
+        return value
+
+    def _image(self, image_id: str) -> Image:
+        def ask() -> Image:
+            answer = self._ec2.call("DescribeImages", "check", image_id, ImageIds=[image_id])
+            raw = next(iter(answer.get("Images") or ()), None)
+            if raw is None:
+                raise ConfigError(f"node.image: there is no image {image_id} in region {self._ec2.clients.region}")
+            device = raw.get("RootDeviceName") or "/dev/xvda"
+            sizes = {item.get("DeviceName"): item.get("Ebs", {}) for item in raw.get("BlockDeviceMappings") or ()}
+            return Image(image_id, device, int(sizes.get(device, {}).get("VolumeSize") or 1))
+
+        return self._once(f"image {image_id}", ask)
+
+    def _once(self, what: str, ask: Callable[[], T]) -> T:
+        # Under the lock: sixteen threads that launch nodes shall not ask sixteen times.
+        with self._lock:
+            if what not in self._known:
+                self._known[what] = ask()
+            found: T = self._known[what]
+            return found

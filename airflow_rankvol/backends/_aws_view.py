@@ -1,0 +1,176 @@
+"""From what EC2 describes to volumes and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState
+
+#: How many volumes a node is to get; a node of a rendezvous is ready when it has them all.
+VOLUMES_TAG = "rankvol:volumes"
+#: On the disk that a node boots from: its node. It carries no ``rankvol:key``, so it is no rank's volume.
+ROOT_TAG = "rankvol:root"
+
+_VOLUME_STATES = {
+    "creating": VolumeState.CREATING,
+    "available": VolumeState.AVAILABLE,
+    "deleting": VolumeState.DELETING,
+    "error": VolumeState.ERROR,
+}
+# "busy": the detach was asked for while the disk was mounted (EC2 API Reference, VolumeAttachment).
+_ATTACHMENT_STATES = {
+    "attaching": VolumeState.ATTACHING,
+    "attached": VolumeState.ATTACHED,
+    "detaching": VolumeState.DETACHING,
+    "busy": VolumeState.DETACHING,
+    "detached": VolumeState.DETACHING,
+}
+_NODE_STATES = {
+    "pending": NodeState.PENDING,
+    "running": NodeState.RUNNING,
+    "stopping": NodeState.ENDED,
+    "stopped": NodeState.ENDED,
+    "shutting-down": NodeState.ENDED,
+    "terminated": NodeState.ENDED,
+}
+#: States in which a node costs nothing and ends by itself.
+GOING = frozenset({"shutting-down", "terminated"})
+#: How a node of ours ends when all is well: its bootstrap shuts it down.
+BY_ITSELF = "Client.InstanceInitiatedShutdown"
+
+#: ``StateReason`` codes (EC2 API Reference, StateReason) in words.
+REASONS = {
+    BY_ITSELF: "it shut itself down",
+    "Client.InstanceTerminated": "it was terminated while an image was made of it",
+    "Client.InternalError": "EC2 could not start it; often its identity may not use the KMS key of an encrypted disk",
+    "Client.InvalidSnapshot.NotFound": "the snapshot of its boot disk does not exist",
+    "Client.UserInitiatedHibernate": "it was hibernated by a call",
+    "Client.UserInitiatedShutdown": "it was ended by a call",
+    "Client.VolumeLimitExceeded": "the storage quota left no room for its boot disk",
+    "Server.InsufficientInstanceCapacity": "EC2 had no capacity for it",
+    "Server.InternalError": "EC2 ended it because of an internal error",
+    "Server.ScheduledStop": "EC2 stopped it to retire its hardware",
+    "Server.SpotInstanceShutdown": "EC2 stopped it to take the spot capacity back",
+    "Server.SpotInstanceTermination": "EC2 took the spot capacity back",
+}
+
+
+def tags_dict(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Return a resource's tags."""
+    return {str(tag["Key"]): str(tag.get("Value", "")) for tag in raw.get("Tags") or ()}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return tags in EC2's form."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def our_tags(raw: Mapping[str, Any]) -> Tags | None:
+    """Return a resource's tags of ours; None where it has none, or somebody has made them unreadable."""
+    try:
+        return Tags.from_dict(tags_dict(raw))
+    except ValueError:
+        return None
+
+
+def name_of(raw: Mapping[str, Any]) -> str:
+    """Return a resource's name: its Name tag."""
+    return tags_dict(raw).get("Name", "")
+
+
+def volume_of(raw: Mapping[str, Any]) -> Volume:
+    """Return a described volume."""
+    state, holder = _volume_state(raw)
+    return Volume(
+        id=raw["VolumeId"],
+        name=name_of(raw),
+        state=state,
+        size_gib=raw["Size"],
+        type=raw.get("VolumeType", ""),
+        created_at=_utc(raw.get("CreateTime")),
+        tags=our_tags(raw),
+        zone=raw.get("AvailabilityZone"),
+        attached_to=holder,
+        blank=not raw.get("SnapshotId") and not raw.get("SourceVolumeId"),
+    )
+
+
+def _volume_state(raw: Mapping[str, Any]) -> tuple[VolumeState, str | None]:
+    """Return the state and the node. Only EC2 says that a volume is free, whatever became of its node."""
+    state = raw.get("State", "")
+    if state in _VOLUME_STATES:
+        return _VOLUME_STATES[state], None
+    attachment = next(iter(raw.get("Attachments") or ()), None)
+    if attachment is None:
+        return VolumeState.DETACHING, None  # in use, without saying by whom: between two states
+    attached = _ATTACHMENT_STATES.get(attachment.get("State", ""), VolumeState.ATTACHED)
+    return attached, attachment.get("InstanceId")
+
+
+def instance_state(raw: Mapping[str, Any]) -> str:
+    """Return EC2's own word for an instance's state."""
+    return str(raw.get("State", {}).get("Name", ""))
+
+
+def node_of(raw: Mapping[str, Any], *, attached: int = 0, released: bool = False, exit_code: int | None = None) -> Node:
+    """Return a described instance.
+
+    Args:
+        attached: how many of its volumes are attached by now.
+        released: whether it was told to go (rendezvous).
+        exit_code: what its report says, where that was read.
+    """
+    state = _NODE_STATES.get(instance_state(raw), NodeState.PENDING)
+    wanted = tags_dict(raw).get(VOLUMES_TAG, "")
+    complete = wanted.isdigit() and attached >= int(wanted)
+    ended = state is NodeState.ENDED
+    return Node(
+        id=raw["InstanceId"],
+        name=name_of(raw),
+        state=state,
+        created_at=_utc(raw.get("LaunchTime")),
+        tags=our_tags(raw),
+        zone=raw.get("Placement", {}).get("AvailabilityZone"),
+        address=raw.get("PrivateIpAddress", "") or "",
+        ready=state is NodeState.RUNNING and complete and bool(raw.get("PrivateIpAddress")),
+        released=released,
+        exit_code=exit_code if ended else None,
+        reason=reason_of(raw) if ended else "",
+    )
+
+
+def reason_of(raw: Mapping[str, Any]) -> str:
+    """Say why an instance ended."""
+    found = raw.get("StateReason") or {}
+    code = str(found.get("Code", ""))
+    if code in REASONS:
+        return REASONS[code]
+    return str(found.get("Message") or raw.get("StateTransitionReason") or "")
+
+
+def ended_by_itself(raw: Mapping[str, Any]) -> bool:
+    """Say whether the node's own bootstrap (or its commands) shut it down, as opposed to EC2 or a call."""
+    code = (raw.get("StateReason") or {}).get("Code")
+    return code in (None, "", BY_ITSELF)
+
+
+def devices_of(raw: Mapping[str, Any]) -> set[str]:
+    """Return the device names that an instance uses."""
+    return {mapping["DeviceName"] for mapping in raw.get("BlockDeviceMappings") or ()} | {raw.get("RootDeviceName", "")}
+
+
+def filters(**wanted: str | Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return EC2 filters; None leaves one out. ``tag_owner`` stands for ``tag:rankvol:owner``, ``_`` for ``-``."""
+    found = []
+    for name, values in wanted.items():
+        if values is None:
+            continue
+        key = f"tag:rankvol:{name[4:]}" if name.startswith("tag_") else name.replace("_", "-")
+        found.append({"Name": key, "Values": [values] if isinstance(values, str) else sorted(values)})
+    return found
+
+
+def _utc(moment: Any) -> datetime:
+    return moment.astimezone(UTC) if isinstance(moment, datetime) else datetime.now(UTC)

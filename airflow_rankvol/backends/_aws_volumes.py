@@ -1,0 +1,285 @@
+"""EBS volumes: created once, deleted only when ours, attached where they belong."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
+from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
+from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_view import (
+    devices_of,
+    instance_state,
+    name_of,
+    our_tags,
+    tag_list,
+    tags_dict,
+    volume_of,
+)
+from airflow_rankvol.backends.base import Guard, VolumeRequest
+from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
+from airflow_rankvol.records import Tags, Volume
+
+DEFAULT_TYPE = "gp3"
+#: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
+#: the disk has another, and is found by its volume's id.
+DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """The verbs of volumes."""
+
+    ec2: Ec2
+    memory: Memory
+    places: Places
+
+    def create(self, request: VolumeRequest) -> Volume:
+        """Create a volume, or return the one of that name and key."""
+        found = self._find(request, known=True)
+        if found is not None:
+            return volume_of(found)
+        parameters = creation(request, request.zone or self._zone(request.tags))
+        try:
+            raw = self.ec2.call("CreateVolume", "create_volume", request.name, **parameters)
+        except BackendError as exc:
+            raw = self._refused(request, parameters, exc)
+        raw = {**raw, "Tags": raw.get("Tags") or tag_list(volume_tags(request))}
+        self.memory.made_volume(raw)
+        return volume_of(raw)
+
+    def delete(self, volume_id: str, guard: Guard) -> None:
+        """Start deleting a volume of ours."""
+        raw = self.memory.volume(volume_id) or self.ec2.volume(volume_id, "delete_volume")
+        if raw is None:
+            return
+        name = name_of(raw) or volume_id
+        guard.check(tags=our_tags(raw), name=name, backend="aws", verb="delete_volume")
+        if not _carries(raw, guard):
+            self._check_only_one(name)
+        try:
+            self.ec2.call("DeleteVolume", "delete_volume", f"{name} ({volume_id})", VolumeId=volume_id)
+        except BackendError as exc:
+            # EC2 does not know a volume for a moment after it was made: then it is not gone.
+            if code(exc) != "InvalidVolume.NotFound" or self.memory.just_made(volume_id):
+                raise
+        self.memory.forget_volume(volume_id)
+
+    def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Set tags on volumes of ours."""
+        known = {volume_id: self.memory.volume(volume_id) for volume_id in volume_ids}
+        unknown = [volume_id for volume_id, raw in known.items() if raw is None]
+        known |= self._look(unknown)
+        ids = self._ours(known)
+        try:
+            self._tag(ids, tags)
+        except BackendError as exc:
+            if code(exc) != "InvalidVolume.NotFound":
+                raise
+            # One that is gone spoils the call for all of them.
+            left = self._ours(self._look(ids))
+            if set(left) == set(ids):
+                raise
+            self._tag(left, tags)
+
+    def attach(self, volume_id: str, node_id: str) -> None:
+        """Attach a volume to a running node, unless that is done or under way."""
+        node = self.memory.node(node_id) or self.ec2.node(node_id, "attach")
+        volume = self.memory.volume(volume_id) or self.ec2.volume(volume_id, "attach")
+        under_way = self.memory.attaching(volume_id)
+        if under_way and under_way.node_id == node_id:
+            return
+        if volume is None or node is None or instance_state(node) != "running":
+            state = "absent" if node is None else instance_state(node)
+            raise _error(NotReady, "attach", volume_id, f"node {node_id} is {state}, the volume "
+                         f"{'absent' if volume is None else volume.get('State')}; it is tried again")  # fmt: skip
+        holder = volume_of(volume).attached_to
+        if holder == node_id:
+            return
+        if holder:
+            raise _error(VolumeBusy, "attach", volume_id, f"it is attached to {holder}; expected it to be free")
+        _check_zone(volume, node)
+        self._attach(volume_id, node)
+
+    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
+        """Detach a volume from a node of ours; never by force, which can corrupt the filesystem."""
+        volume = self.memory.volume(volume_id) or self.ec2.volume(volume_id, "detach")
+        if volume is None or volume_of(volume).attached_to not in (node_id, None):
+            return
+        node = self.memory.node(node_id) or self.ec2.node(node_id, "detach")
+        if node is None or not self._holds(volume_id, node_id):
+            return
+        guard.check(tags=our_tags(node), name=name_of(node) or node_id, backend="aws", verb="detach")
+        try:
+            self.ec2.call("DetachVolume", "detach", volume_id, VolumeId=volume_id, InstanceId=node_id)
+        except BackendError as exc:
+            if code(exc) not in ("IncorrectState", "InvalidAttachment.NotFound", "InvalidVolume.NotFound"):
+                raise
+        self.memory.not_attaching(volume_id)
+
+    def _find(self, request: VolumeRequest, *, known: bool) -> Raw | None:
+        """Return the volume of a request's name and key; look EC2 up unless a short while ago somebody did.
+
+        Names of run and dag scope hold their key, so one look-up finds all of a group; other names are looked up one
+        by one, unless ``observe`` did that for all of them.
+        """
+        key = request.tags.key
+        what, pattern = (f"key:{key}", f"*{key}*") if key in request.name else (f"name:{request.name}", request.name)
+        if not known or self.memory.is_due(what):
+            self.memory.saw_volumes(
+                self.ec2.volumes("create_volume", request.name, [{"Name": "tag:Name", "Values": [pattern]}])
+            )
+            self.memory.looked_up([what])
+        named = self.memory.volumes_named(request.name)
+        for raw in named:
+            tags = our_tags(raw)
+            if tags is not None and (tags.owner, tags.key) == (request.tags.owner, key):
+                return _alive(raw, request.name)
+        if named:
+            raise _error(
+                VolumeConflict, "create_volume", request.name,
+                f"the name is taken by {named[0]['VolumeId']} with the tags {tags_dict(named[0])}; expected none, or "
+                f"key {key!r}. Choose another name, or scope='global'",
+            )  # fmt: skip
+        return None
+
+    def _refused(self, request: VolumeRequest, parameters: dict[str, Any], refusal: BackendError) -> Raw:
+        """Return the volume that exists although its creation was refused, or raise why it was."""
+        # At the storage quota the same token can be refused although its volume exists.
+        if code(refusal) not in ("IdempotentParameterMismatch", "VolumeLimitExceeded", "MaxIOPSLimitExceeded"):
+            raise refusal
+        found = self._find(request, known=False)
+        if found is not None:
+            return found
+        if code(refusal) != "IdempotentParameterMismatch":
+            raise refusal
+        # The token stands for a volume that EC2 does not show yet, or for one that is gone: the token is burned then.
+        # Only when enough time has passed to tell the one from the other is another token used, so never two are made.
+        if self.memory.refused_since_s(parameters["ClientToken"]) < UNSEEN_S:
+            raise _error(
+                NotReady, "create_volume", request.name,
+                f"its token was used before, and no volume is listed yet; it is looked for another {UNSEEN_S:.0f} s",
+            ) from refusal  # fmt: skip
+        again = {**parameters, "ClientToken": _hash(f"{parameters['ClientToken']}/again")}
+        return self.ec2.call("CreateVolume", "create_volume", request.name, **again)
+
+    def _zone(self, tags: Tags) -> str:
+        return self.places.zone_for(tags.owner, tags.dag, tags.group)
+
+    def _check_only_one(self, name: str) -> None:
+        """Refuse to delete an adopted volume by a name that several have: which one was meant, nobody knows."""
+        found = self.ec2.volumes_by("tag:Name", [name], "delete_volume", name)
+        if len(found) > 1:
+            ids = ", ".join(sorted(raw["VolumeId"] for raw in found))
+            raise _error(NotOurs, "delete_volume", name, f"refused: {len(found)} volumes have that name ({ids}). None "
+                         "was touched; remove the right one by hand")  # fmt: skip
+
+    def _look(self, volume_ids: Sequence[str]) -> dict[str, Raw | None]:
+        found = self.ec2.volumes_by("volume-id", list(volume_ids), "tag_volumes", ", ".join(volume_ids))
+        self.memory.saw_volumes(found)
+        return {raw["VolumeId"]: raw for raw in found}
+
+    @staticmethod
+    def _ours(known: Mapping[str, Raw | None]) -> list[str]:
+        for volume_id, raw in known.items():
+            if raw is not None and our_tags(raw) is None:
+                text = "refused: it carries no tags of ours, and adopted volumes are never tagged"
+                raise _error(NotOurs, "tag_volumes", f"{name_of(raw)} ({volume_id})", text)
+        return [volume_id for volume_id, raw in known.items() if raw is not None]
+
+    def _tag(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        for start in range(0, len(volume_ids), PAGE):
+            ids = list(volume_ids[start : start + PAGE])
+            self.ec2.call("CreateTags", "tag_volumes", ", ".join(ids), Resources=ids, Tags=tag_list(tags))
+        self.memory.retag_volumes(volume_ids, tags)
+
+    def _attach(self, volume_id: str, node: Raw) -> None:
+        node_id, used = node["InstanceId"], devices_of(node)
+        device = self.memory.attach(volume_id, node_id, lambda taken: _free_device(used | taken, node_id))
+        parameters = {"VolumeId": volume_id, "InstanceId": node_id, "Device": device}
+        try:
+            self.ec2.call("AttachVolume", "attach", volume_id, **parameters)
+        except BackendError as exc:
+            if code(exc) == "InvalidParameterValue" and "in use" in str(exc):
+                text = f"device {device} of {node_id} is taken, which EC2 does not show yet; the next name is tried"
+                raise _error(NotReady, "attach", volume_id, text) from exc  # the name stays reserved for a while
+            self.memory.not_attaching(volume_id)
+            if code(exc) != "VolumeInUse" or not self._holds(volume_id, node_id):
+                raise
+
+    def _holds(self, volume_id: str, node_id: str) -> bool:
+        """Say whether a volume is, or is being, attached to a node: asked of EC2 now."""
+        raw = self.ec2.volume(volume_id, "attach")
+        if raw is not None:
+            self.memory.saw_volumes([raw])
+        return raw is not None and volume_of(raw).attached_to == node_id
+
+
+def creation(request: VolumeRequest, zone: str) -> dict[str, Any]:
+    """Return the parameters of CreateVolume."""
+    template = request.template
+    optional = {
+        "Iops": template.iops,
+        "Throughput": template.throughput,
+        "SnapshotId": template.snapshot,
+        "KmsKeyId": template.kms_key,
+        "Encrypted": True if template.encrypted else None,
+    }
+    return {
+        "AvailabilityZone": zone,
+        # The API's own default is gp2.
+        "VolumeType": template.type or DEFAULT_TYPE,
+        "Size": math.ceil(template.size_gib),
+        # 64 characters, as many as EC2 takes. The name is hashed, too: the same token for another volume is a mismatch.
+        "ClientToken": _hash(f"{request.token}/{request.tags.key}/{request.name}"),
+        "TagSpecifications": [{"ResourceType": "volume", "Tags": tag_list(volume_tags(request))}],
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def volume_tags(request: VolumeRequest) -> dict[str, str]:
+    """Return all tags of a new volume."""
+    return {**request.template.tags, "Name": request.name, **request.tags.to_dict()}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _alive(raw: Raw, name: str) -> Raw:
+    if raw.get("State") == "deleting":
+        text = "the volume of that name is being deleted; it is made again once that one is gone"
+        raise _error(NotReady, "create_volume", name, text)
+    return raw
+
+
+def _carries(raw: Raw, guard: Guard) -> bool:
+    tags = our_tags(raw)
+    return tags is not None and (tags.owner, tags.key) == (guard.owner, guard.key)
+
+
+def _check_zone(volume: Raw, node: Raw) -> None:
+    there, here = volume.get("AvailabilityZone"), node.get("Placement", {}).get("AvailabilityZone")
+    if there and here and there != here:
+        text = (
+            f"the volume is in zone {there}, node {node['InstanceId']} in {here}; EBS attaches only within a zone. Set "
+            f"NodeTemplate.zones to {there!r}, or give the job a volume of its own"
+        )
+        raise _error(FinalError, "attach", f"{name_of(volume)} ({volume['VolumeId']})", text)
+
+
+def _free_device(used: set[str], node_id: str) -> str:
+    free: Iterator[str] = (device for device in DEVICES if device not in used)
+    found = next(free, None)
+    if found is None:
+        raise _error(FinalError, "attach", node_id, f"all {len(DEVICES)} device names are used; attach fewer volumes")
+    return found
+
+
+def _error(kind: type[BackendError], verb: str, resource: str, text: str) -> BackendError:
+    return kind(text, backend="aws", verb=verb, resource=resource)

@@ -1,0 +1,149 @@
+"""AWS: volumes are EBS volumes, nodes are EC2 instances.
+
+A thin adapter: policy, retries and tokens live in the engine. What is kept here is what this process saw and did in
+the last minute, because EC2's listings are eventually consistent; the truth is in the tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_rankvol.backends._aws_calls import Ec2
+from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Clients
+from airflow_rankvol.backends._aws_memory import Memory, Raw
+from airflow_rankvol.backends._aws_nodes import Nodes
+from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_view import filters, instance_state, name_of, our_tags, volume_of
+from airflow_rankvol.backends._aws_volumes import Volumes
+from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.records import Group, Node, Observation, Volume
+
+if TYPE_CHECKING:
+    from airflow_rankvol.plan import Plan
+
+#: Every state of an instance but ``terminated``.
+_NOT_GONE = ("pending", "running", "shutting-down", "stopping", "stopped")
+
+
+class AwsBackend:
+    """EBS volumes and EC2 instances in one account and region. All verbs may be called from several threads.
+
+    Args:
+        clients: the connection's clients.
+    """
+
+    name = "aws"
+    platform = "ec2"
+    supports_rendezvous = True
+    keeps_ended_nodes = False  # EC2 forgets them about an hour after their end
+    concurrency = 16
+
+    def __init__(
+        self, clients: Clients, *, poll_interval_s: float = DEFAULT_POLL_INTERVAL_S, clock: Clock | None = None
+    ) -> None:
+        self.clients = clients
+        self.poll_interval_s = poll_interval_s
+        self.clock = clock or Clock()
+        self.memory = Memory()
+        self.ec2 = Ec2(clients)
+        self.places = Places(self.ec2)
+        self.volumes = Volumes(self.ec2, self.memory, self.places)
+        self.nodes = Nodes(self.ec2, self.memory, self.places)
+
+    def __repr__(self) -> str:
+        return f"AwsBackend({self.clients.conn_id!r})"
+
+    def default_owner(self) -> None:
+        """Return None: an account has many users, so the owner has to be configured."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuse what this account and region cannot do; creates nothing."""
+        from airflow_rankvol.backends._aws_check import check
+
+        check(plan, self.ec2, self.places)
+
+    def observe(self, group: Group) -> Observation:
+        """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand."""
+        where = f"group {group.group}"
+
+        def ours(raw: Raw) -> bool:
+            tags = our_tags(raw)
+            return tags is not None and tags.owner == group.owner and tags.key in group.keys
+
+        volumes = self.ec2.volumes("observe", where, filters(tag_owner=group.owner, tag_key=[*group.keys]))
+        if group.names:
+            there = {raw["VolumeId"] for raw in volumes}
+            named = self.ec2.volumes_by("tag:Name", group.names, "observe", where)
+            volumes += [raw for raw in named if raw["VolumeId"] not in there]
+        nodes = self.ec2.nodes("observe", where, filters(tag_owner=group.owner, tag_key=group.key))
+        names = frozenset(group.names)
+        volumes = self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names)
+        nodes = self.memory.list_nodes(nodes, ours)
+        self.memory.looked_up([*(f"key:{key}" for key in group.keys), *(f"name:{name}" for name in names)])
+        return self._observation(volumes, nodes)
+
+    def list_owned(self, selector: Selector) -> Observation:
+        """Return what carries the owner's tags; nodes that have ended for good are history."""
+        wanted = filters(tag_owner=selector.owner, tag_dag=selector.dag, tag_run=selector.run)
+        states = [{"Name": "instance-state-name", "Values": list(_NOT_GONE)}]
+
+        def ours(raw: Raw) -> bool:
+            tags = our_tags(raw)
+            return (
+                tags is not None
+                and tags.owner == selector.owner
+                and selector.dag in (None, tags.dag)
+                and selector.run in (None, tags.run)
+            )
+
+        volumes = self.ec2.volumes("list_owned", selector.owner, wanted)
+        nodes = self.ec2.nodes("list_owned", selector.owner, wanted + states)
+        # The disks that nodes boot from carry the owner, but are no volumes of any group.
+        volumes = self.memory.list_volumes(filter(ours, volumes), ours)
+        self.memory.saw_nodes(nodes)
+        return self._observation(volumes, [raw for raw in nodes if ours(raw) and instance_state(raw) != "terminated"])
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        """Create a volume with all its tags; the one of that name and key is returned when it exists."""
+        return self.volumes.create(request)
+
+    def delete_volume(self, volume_id: str, guard: Guard) -> None:
+        """Start deleting a volume; absent is success."""
+        self.volumes.delete(volume_id, guard)
+
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Set tags on volumes of ours, a call for each thousand."""
+        self.volumes.tag(volume_ids, tags)
+
+    def create_node(self, request: NodeRequest) -> Node:
+        """Launch a node; its volumes are attached once it runs."""
+        return self.nodes.create(request)
+
+    def delete_node(self, node_id: str, guard: Guard) -> None:
+        """Start ending a node; absent is success, and one that has ended takes no call."""
+        self.nodes.delete(node_id, guard)
+
+    def attach(self, volume_id: str, node_id: str) -> None:
+        """Attach a volume to a running node."""
+        self.volumes.attach(volume_id, node_id)
+
+    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
+        """Detach a volume from a node of ours; not attached is success."""
+        self.volumes.detach(volume_id, node_id, guard)
+
+    def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
+        """Hand variables to nodes that wait for their peers."""
+        self.nodes.tell(node_ids, message)
+
+    def read_report(self, node_id: str) -> str | None:
+        """Return the report that a node wrote to its console."""
+        return self.nodes.read_report(node_id)
+
+    def log_text(self, node_id: str) -> str:
+        """Return what a node wrote to its console."""
+        return self.nodes.log(node_id)
+
+    def _observation(self, volumes: Sequence[Raw], nodes: Sequence[Raw]) -> Observation:
+        seen = tuple(volume_of(raw) for raw in volumes)
+        return Observation(volumes=seen, nodes=self.nodes.views(nodes, seen))
