@@ -103,8 +103,9 @@ def _readings(parts: list[list[str]]) -> Iterator[str]:
 
 
 def _unpack(text: str) -> str | None:
+    unpacker = zlib.decompressobj(wbits=31)
     try:
-        data = base64.b64decode(text, validate=True)
-        return zlib.decompressobj(wbits=31).decompress(data, _MAX_REPORT).decode().rstrip("\n")
+        report = unpacker.decompress(base64.b64decode(text, validate=True), _MAX_REPORT).decode()
     except (binascii.Error, zlib.error, UnicodeDecodeError):
         return None
+    return report.rstrip("\n") if unpacker.eof else None

@@ -8,8 +8,11 @@ export HOME="${HOME:-/root}" LANG="${LANG:-C.UTF-8}" PATH="${PATH:-/usr/bin}:/us
 # What the commands write into their working directory must not keep their result and the log's end from being kept.
 : "${RV_HOME:=$(mktemp -d /run/rankvol.XXXXXX || mktemp -d)}"
 : "${RV_WORK:=$(mktemp -d /var/lib/rankvol.XXXXXX || mktemp -d)/work}"
-# A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins.
+# A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins. That it
+# closes must end nothing either (":" and not "", which the commands would inherit).
+trap : PIPE
 exec {RV_STDOUT}>&1 > >(
+  trap '' PIPE
   head -c "$RV_SHOWN"
   [ "$(head -c 1 | wc -c)" = 0 ] || printf '\nrankvol: the console shows no more; the log on the volume is whole\n'
   exec cat >/dev/null
@@ -109,7 +112,7 @@ rv_go() {
 }
 
 # Several times, because the kernel's messages may go right through a line; twice where it is long: GetConsoleOutput
-# returns 64 KB. Neither a full disk nor a closed pipe can stop it.
+# returns 64 KB. Nothing here needs room on a disk.
 rv_report() {
   local LC_ALL=C text sum n i copy copies=3
   text=$(printf '%s\n' "$1" | gzip -9nc | rv_b64)

@@ -1,0 +1,1 @@
+"""The parts of the AWS backend that need no cloud."""
