@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.engine.step import launch, run
+from airflow_rankvol.engine.step import launch, run, stop_own
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
@@ -211,24 +211,34 @@ class RankJobOperator(BaseOperator):
     def launch_and_wait(
         self,
         volumes: RankVolumes,
-        work: Work,
+        works: Sequence[Work],
         launcher: Launcher,
         *,
         deferrable: bool,
         succeeded: Sequence[int] = (),
-    ) -> Outcome:
-        """Launch the work's node and wait for its end here, or defer once it is launched.
+    ) -> list[Outcome]:
+        """Launch the nodes and wait for their end here, or defer once all of them are launched.
 
         Args:
+            works: one per node; several where gather is split.
             succeeded: for gather, the ranks whose tasks had succeeded.
         """
-        outcome = (launch if deferrable else run)(volumes.backend, work, launcher)
-        if outcome is None:
-            from airflow_rankvol.triggers import RankTrigger
+        backend = volumes.backend
+        for work in works:
+            failed = launch(backend, work, launcher)
+            if failed:
+                for other in works:
+                    if other != work:
+                        stop_own(backend, other)
+                return [failed]
+        if not deferrable:
+            return [run(backend, work, launcher) for work in works]
+        from airflow_rankvol.triggers import RankTrigger
 
-            trigger = RankTrigger(conn_id=self.conn_id, work=work.to_dict(), succeeded=list(succeeded))
-            self.defer(trigger=trigger, method_name="execute_complete")
-        return outcome
+        first, *parts = [work.to_dict() for work in works]
+        trigger = RankTrigger(conn_id=self.conn_id, work=first, succeeded=list(succeeded), parts=parts)
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError  # not reached: defer() raises
 
     def _job(self) -> tuple[RankJob | None, str]:
         from airflow.configuration import conf

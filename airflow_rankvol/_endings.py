@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_rankvol.errors import (
@@ -51,6 +51,20 @@ def ending_of(outcome: Outcome, succeeded: Collection[int] = ()) -> dict[str, An
         "error_type": type(error).__name__ if error else "",
         "collected": list(outcome.report.collected) if outcome.report else [],
         "missing": missing,
+    }
+
+
+def ending_of_parts(outcomes: Sequence[Outcome], succeeded: Collection[int] = ()) -> dict[str, Any]:
+    """Return the ending of work that several nodes shared: a list of outputs, or the first error."""
+    endings = [ending_of(outcome, succeeded) for outcome in outcomes]
+    if len(endings) == 1:
+        return endings[0]
+    failed = next((ending for ending in endings if ending["error"]), None)
+    return {
+        **(failed or endings[0]),
+        "output": [ending["output"] for ending in endings],
+        "collected": sorted({rank for ending in endings for rank in ending["collected"]}),
+        "missing": sorted({rank for ending in endings for rank in ending["missing"]}),
     }
 
 

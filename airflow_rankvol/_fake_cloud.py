@@ -60,6 +60,7 @@ class FakeCloud:
         self.poll_interval_s = 1.0
         self.timings = timings or Timings()
         self.endings: dict[tuple[str, int, int] | tuple[str, int], Ending] = dict(endings or {})
+        self.volumes_per_node: int | None = None
         self.attach_at_launch = attach_at_launch
         self.crash_after = crash_after
         self.faults = FaultScript()

@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
-
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
-from airflow_rankvol._endings import COLLECTED_KEY, ending_of, finish
+from airflow_rankvol._endings import ending_of, finish
+from airflow_rankvol._gather_operator import GatherRankResults
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, reap, survey
-from airflow_rankvol.engine.step import choose_attempt, forget_collected, mark_collected, stop_own
+from airflow_rankvol.engine.step import choose_attempt, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
-from airflow_rankvol.errors import ConfigError, GatherIncomplete
-from airflow_rankvol.records import Role, Slot, ranks_text
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.records import Role, Slot
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_rankvol.backends.base import Backend
+
+__all__ = [
+    "MAP_INDEX_TEMPLATE",
+    "CreateRankVolumes",
+    "DeleteRankVolumes",
+    "GatherRankResults",
+    "PlanRankVolumes",
+    "RunRank",
+]
 
 MAP_INDEX_TEMPLATE = "rank {{ task.slot['rank'] }} · {{ task.slot['volumes'][0]['name'] }}"
 
@@ -158,7 +166,7 @@ class RunRank(RankJobOperator):
         observation = patiently(volumes.backend, volumes.backend.observe, work.group)
         work = choose_attempt(work, observation, context["ti"].try_number)
         self._running = (volumes.backend, work)
-        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable)
+        (outcome,) = self.launch_and_wait(volumes, [work], launcher, deferrable=self.deferrable)
         return finish(self, context, ending_of(outcome))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
@@ -169,89 +177,6 @@ class RunRank(RankJobOperator):
         """Stop this rank's node and keep its volume."""
         if self._running:
             stop_own(*self._running)
-
-
-class GatherRankResults(RankJobOperator):
-    """Gather the results of all ranks into one.
-
-    With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
-    ``$RANKVOL_RESULT`` is the result. Without, the result is the list of the ranks' outputs in rank order, with None
-    for a rank that is missing.
-
-    Args:
-        slots, results: what CreateRankVolumes and the mapped RunRank returned.
-        deferrable: wait in the triggerer (the default) or in the worker.
-
-    Raises:
-        GatherIncomplete: naming the ranks without a completion record, unless ``allow_missing=True``.
-        GatherFailed: the gather commands failed.
-    """
-
-    def __init__(self, *, slots: Any, results: Any, deferrable: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Not templated: a rank that failed has no XCom to render, and this task must run and say so itself.
-        self.slots = slots
-        self.results = results
-        self.deferrable = deferrable
-        # Only the ranks are upstream: Airflow lets nothing but all_success follow a setup directly.
-        XComArg.apply_upstream_relationship(self, results)
-        self._running: tuple[Backend, Work] | None = None
-
-    def execute(self, context: Context) -> Any:
-        """Check that every rank has succeeded, then gather."""
-        with self.final_errors():
-            volumes = self.open(context)
-            slots = self._slots(context)
-            backend, job = volumes.backend, volumes.job
-            work = Work.begin(
-                role=Role.GATHER,
-                attempt=context["ti"].try_number,
-                group=volumes.group,
-                slots=slots,
-                template=job.gather_node or job.node,
-                now=backend.clock.now(),
-            )
-            observation = patiently(backend, backend.observe, work.group)
-            patiently(backend, forget_collected, backend, work, observation)
-            outputs = self._outputs(context)
-            launcher = Launcher(job, self.read_files(), slots, backend.platform, succeeded=frozenset(outputs))
-        missing = [slot.rank for slot in slots if slot.rank not in outputs]
-        if missing and (not job.allow_missing or not outputs):
-            advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")
-            raise GatherIncomplete(
-                f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
-                f"is kept until its expiry: {advice}",
-                missing=missing,
-            )
-        if not job.gather:
-            patiently(backend, mark_collected, backend, work, observation, tuple(outputs))
-            context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
-            return [outputs.get(slot.rank) for slot in slots]
-        self._running = (backend, work)
-        outcome = self.launch_and_wait(volumes, work, launcher, deferrable=self.deferrable, succeeded=sorted(outputs))
-        return finish(self, context, ending_of(outcome, sorted(outputs)))
-
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """End a gather whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
-        return finish(self, context, event)
-
-    def on_kill(self) -> None:
-        """Stop the gather node."""
-        if self._running:
-            stop_own(*self._running)
-
-    def _slots(self, context: Context) -> tuple[Slot, ...]:
-        raw = resolved(self.slots, context)
-        if not raw:
-            raise ConfigError("there is nothing to gather: no volumes were created for this run; see create_volumes")
-        return tuple(Slot.from_dict(slot) for slot in raw)
-
-    def _outputs(self, context: Context) -> dict[int, Any]:
-        results = resolved(self.results, context)
-        # A slice is one request; iterating asks for one result after the other, and logs the end as an error.
-        return {
-            item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0
-        }
 
 
 class DeleteRankVolumes(RankJobOperator):

@@ -35,6 +35,7 @@ from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, V
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
+    from airflow_rankvol.spec.templates import NodeTemplate
 
 __all__ = [
     "Call",
@@ -71,6 +72,10 @@ class FakeBackend(FakeCloud):
     def check(self, plan: Plan) -> None:
         """Accept every plan; use the fault script for one that is refused."""
         self._verb("check", plan.key, lambda: None)
+
+    def max_volumes(self, template: NodeTemplate) -> int | None:  # noqa: ARG002 - every node here is alike
+        """Return how many volumes a node can hold: any number here."""
+        return self.volumes_per_node
 
     def observe(self, group: Group) -> Observation:
         """Return what is visible of the group."""

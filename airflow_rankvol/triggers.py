@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
-from airflow_rankvol._endings import ending_of, log_failure, xcoms_of
+from airflow_rankvol._endings import ending_of_parts, log_failure, xcoms_of
 from airflow_rankvol.backends.base import Backend
 from airflow_rankvol.engine.step import Outcome, step, stop_own
 from airflow_rankvol.engine.work import Work
@@ -78,22 +78,30 @@ class RankTrigger(BaseTrigger):
         conn_id: the job's connection.
         work: the plain form of ``engine.work.Work``: which node, which volumes, which limits.
         succeeded: for gather, the ranks whose tasks had succeeded.
+        parts: where several nodes share the gathering, the work of the others.
     """
 
-    def __init__(self, conn_id: str, work: dict[str, Any], succeeded: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        conn_id: str,
+        work: dict[str, Any],
+        succeeded: list[int] | None = None,
+        parts: list[dict[str, Any]] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is not annotated
         self.conn_id = conn_id
         self.work = work
         self.succeeded = succeeded or []
+        self.parts = parts or []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return everything that another triggerer needs to go on."""
-        fields = {"conn_id": self.conn_id, "work": self.work, "succeeded": self.succeeded}
+        fields = {"conn_id": self.conn_id, "work": self.work, "succeeded": self.succeeded, "parts": self.parts}
         return f"{type(self).__module__}.{type(self).__qualname__}", fields
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Step until the node's work has ended, then yield the one event."""
-        ending = ending_of(await self._wait(Work.from_dict(self.work)), self.succeeded)
+        ending = ending_of_parts(await asyncio.gather(*map(self._wait, self._works())), self.succeeded)
         # dag.test() runs triggers inline, without a triggerer to end the task.
         if self.trigger_id is None:
             yield TriggerEvent(ending)
@@ -104,7 +112,7 @@ class RankTrigger(BaseTrigger):
         yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
 
     async def on_kill(self) -> None:
-        """Stop the node when a user kills or clears the deferred task; its volumes stay."""
+        """Stop the node, or all nodes of gather, when a user kills or clears the deferred task; the volumes stay."""
         # The runner cancels this coroutine again within a second: the work itself must not be cancelled with it.
         task = asyncio.ensure_future(self._stop())
         _stopping.add(task)
@@ -139,12 +147,15 @@ class RankTrigger(BaseTrigger):
             if outcome:
                 return outcome
 
+    def _works(self) -> list[Work]:
+        return [Work.from_dict(work) for work in (self.work, *self.parts)]
+
     async def _stop(self) -> None:
-        work = Work.from_dict(self.work)
         backend = await aget_backend(self.conn_id)
-        node = await asyncio.to_thread(stop_own, backend, work)
-        if node:
-            self.log.info("Stopped %s of %s", node.label, work.label)
+        for work in self._works():
+            node = await asyncio.to_thread(stop_own, backend, work)
+            if node:
+                self.log.info("Stopped %s of %s", node.label, work.label)
 
 
 _stopping: set[asyncio.Future[None]] = set()

@@ -119,6 +119,9 @@ class Backend(Protocol):
     def check(self, plan: Plan) -> None:
         """Refuse early what cannot work (quota, zone, limits, rights). Creates nothing."""
 
+    def max_volumes(self, template: NodeTemplate) -> int | None:
+        """Return how many volumes a node can hold; None for any number."""
+
     def observe(self, group: Group) -> Observation:
         """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read.
 

@@ -26,6 +26,7 @@ from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, V
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
+    from airflow_rankvol.spec.templates import NodeTemplate
 
 Mode = Literal["auto", "image", "directory"]
 Isolation = Literal["auto", "namespace", "process"]
@@ -77,6 +78,10 @@ class LocalBackend:
         from airflow_rankvol.backends._local_check import check
 
         check(plan, self.state_dir, self.mode)
+
+    def max_volumes(self, template: NodeTemplate) -> int | None:  # noqa: ARG002 - every node here is alike
+        """Return how many volumes a node can hold: any number here."""
+        return None
 
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``."""

@@ -85,7 +85,7 @@ class Launcher:
         )
         spec = BootSpec(
             role=Role.GATHER,
-            rank=-1,
+            rank=work.rank,
             nodes=work.nodes,
             attempt=work.attempt,
             key=work.group.key,
@@ -94,14 +94,14 @@ class Launcher:
             attachments=attachments,
             commands=tuple(interpolate_braces(text, rank=0, nodes=work.nodes) for text in job.gather),
             files=self.files,
-            env=self._gather_env(work.nodes),
+            env={**self._gather_env(work.nodes), "GATHER_PART": str(work.part), "GATHER_PARTS": str(work.parts)},
             secret_env=dict(job.secret_env),
             gpus_per_node=template.gpus_per_node,
             lifetime_s=work.lifetime_s,
             missing=missing,
             allow_missing=job.allow_missing,
         )
-        return self._request(work, spec, -1, work.slots[0].zone, template)
+        return self._request(work, spec, work.rank, work.slots[0].zone, template)
 
     def _left_out(self, work: Work, observation: Observation) -> tuple[int, ...]:
         absent = {slot.rank for slot in work.slots if any(not observation.volume(v.id) for v in slot.volumes)}

@@ -47,12 +47,13 @@ class Work:
     """One node's worth of work: who it is, and the limits it must keep.
 
     Args:
-        rank: the rank, or -1 for the gather node.
+        rank: the rank; for gather -1 minus its part, so -1 where one node gathers everything.
         attempt: which try of that rank (in a rendezvous: of the whole gang).
-        slots: the rank's own slot; for gather, all of them.
+        slots: the rank's own slot; for gather, those that it reads: all of them, or its part's.
         begun: when the task began, ISO 8601.
         rendezvous: whether the nodes start together.
         gang: where they do, the volume ids of every rank: whoever steps attaches them for all.
+        parts: how many nodes share the gathering.
     """
 
     role: Role
@@ -65,6 +66,7 @@ class Work:
     boot_timeout_s: float
     rendezvous: bool = False
     gang: tuple[tuple[str, ...], ...] = ()
+    parts: int = 1
 
     @classmethod
     def begin(
@@ -115,7 +117,14 @@ class Work:
     @property
     def label(self) -> str:
         """How messages name it."""
-        return f"rank {self.rank}" if self.role is Role.RANK else "gather"
+        if self.role is Role.RANK:
+            return f"rank {self.rank}"
+        return "gather" if self.parts == 1 else f"gather, part {self.part} of {self.parts},"
+
+    @property
+    def part(self) -> int:
+        """Which part of the gathering this is, from 0."""
+        return -1 - self.rank
 
     @property
     def deadline(self) -> datetime:
@@ -123,6 +132,21 @@ class Work:
         begun = from_iso(self.begun)
         assert begun is not None  # noqa: S101 - begin() always sets it
         return begun + timedelta(seconds=self.boot_timeout_s + self.lifetime_s + DEADLINE_GRACE_S)
+
+    def in_parts(self, limit: int | None) -> list[Work]:
+        """Split the gathering where one node cannot hold all volumes, or where they lie in several zones.
+
+        Args:
+            limit: how many volumes a node can hold; None for any number.
+        """
+        parts: list[list[Slot]] = []
+        for slot in sorted(self.slots, key=lambda slot: (slot.zone or "", slot.rank)):
+            last = parts[-1] if parts else []
+            held = sum(len(other.volumes) for other in last)
+            if not last or last[0].zone != slot.zone or (limit is not None and held + len(slot.volumes) > limit):
+                parts.append([])
+            parts[-1].append(slot)
+        return [replace(self, rank=-1 - part, slots=tuple(slots), parts=len(parts)) for part, slots in enumerate(parts)]
 
     def at_attempt(self, attempt: int) -> Work:
         """Return the same work at another attempt."""
@@ -151,5 +175,6 @@ class Work:
 
 def node_name(group: Group, role: Role, rank: int, attempt: int) -> str:
     """Return a node's name: deterministic, so that a launch can be repeated safely; at most 63 characters."""
-    who = f"r{rank}" if role is Role.RANK else "gather"
+    part = "" if rank >= -1 else str(-1 - rank)
+    who = f"r{rank}" if role is Role.RANK else f"gather{part}"
     return f"rankvol-{group.key}-{who}-a{attempt}"

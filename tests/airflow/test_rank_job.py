@@ -234,3 +234,32 @@ def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: 
     gone = bench.run(bench.job(volumes=volumes, volume_template=template, gather=["true"]))
     assert gone.state == "success"
     assert gone.xcom("delete_volumes")["deleted"] == ["lake-0", "lake-1"]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_gather_splits_where_a_node_cannot_hold_all_volumes(
+    bench: DagBench, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    """Each part is a node of its own, which sees its share; the result is the list of theirs."""
+    monkeypatch.setattr(LocalBackend, "max_volumes", lambda _self, _template: 2)
+    gather = 'echo "{\\"$GATHER_PART/$GATHER_PARTS\\": \\"$(ls $RANKS_PATH | xargs)\\"}" > $RANKVOL_RESULT'
+    run = bench.run(bench.job(nodes=5, commands=[RESULT], gather=[gather], deferrable=deferrable))
+    assert run.state == "success", run.log
+    assert run.xcom("gather") == [{"0/3": "0 1"}, {"1/3": "2 3"}, {"2/3": "4"}]
+    assert _nothing_left(bench, run)
+
+
+def test_one_failed_part_fails_gather_and_keeps_the_volumes(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another part had read was not stored, so nothing is deleted; cleared, it gathers all."""
+    monkeypatch.setattr(LocalBackend, "max_volumes", lambda _self, _template: 1)
+    first = bench.job(nodes=2, commands=[RESULT], gather=["[ $GATHER_PART = 0 ]"])
+    run = bench.run(first)
+    assert run.state == "failed"
+    assert "part 1 of 2" in run.log
+    assert len(bench.left(run.dag).volumes) == 2
+    fixed = bench.job(first.dag_id, nodes=2, commands=[RESULT], gather=["true"])
+    bench.clear(run, "gather")
+    again = bench.resume(run, fixed)
+    assert again.state == "success", again.log
+    assert again.xcom("gather") == [None, None]
+    assert _nothing_left(bench, again)

@@ -38,7 +38,7 @@ WORK = Work(
 
 def test_a_trigger_rebuilt_from_its_serialised_form_is_the_same() -> None:
     """Nothing is lost on the way through the database, with every field at a value that is no default."""
-    trigger = RankTrigger(conn_id="aws_prod", work=WORK.to_dict(), succeeded=[0, 2])
+    trigger = RankTrigger(conn_id="aws_prod", work=WORK.to_dict(), succeeded=[0, 2], parts=[WORK.to_dict()])
     path, fields = trigger.serialize()
     assert path == "airflow_rankvol.triggers.RankTrigger"
     assert vars(RankTrigger(**fields)) == vars(trigger)

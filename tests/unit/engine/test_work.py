@@ -17,7 +17,7 @@ from .engine_kit import a_plan, a_rig
 
 def a_work() -> Work:
     rig = a_rig(3, rendezvous=True, volume_template={"scope": "global"})
-    return replace(rig.work(2, attempt=3), lifetime_s=1.5, boot_timeout_s=2.5)
+    return replace(rig.work(2, attempt=3), lifetime_s=1.5, boot_timeout_s=2.5, parts=2)
 
 
 def test_every_field_survives_the_way_through_json() -> None:
@@ -70,3 +70,37 @@ def test_records_of_other_runs_groups_and_owners_never_count() -> None:
 def test_gather_is_never_part_of_the_gang() -> None:
     work = a_rig(2, rendezvous=True).gather_work()
     assert (work.rendezvous, work.gang, work.rank, work.label) == (False, (), -1, "gather")
+
+
+def gathering(*zones: str | None, volumes: int = 1) -> Work:
+    """Return the gathering of one rank per zone, with so many volumes each."""
+    rig = a_rig(len(zones), volumes=[f"v{i}-${{NODE_RANK}}:/v{i}" for i in range(volumes)])
+    slots = tuple(replace(slot, zone=zone) for slot, zone in zip(rig.slots, zones, strict=True))
+    return replace(rig.gather_work(), slots=slots)
+
+
+@pytest.mark.parametrize(
+    ("zones", "volumes", "limit", "parts"),
+    [
+        ([None] * 5, 1, None, [[0, 1, 2, 3, 4]]),
+        ([None] * 5, 1, 5, [[0, 1, 2, 3, 4]]),
+        ([None] * 5, 1, 2, [[0, 1], [2, 3], [4]]),
+        ([None] * 3, 2, 5, [[0, 1], [2]]),  # the volumes of a rank stay together
+        (["b", "a", "b", "a"], 1, None, [[1, 3], [0, 2]]),
+        (["b", "a", "b", "a", "b"], 1, 2, [[1, 3], [0, 2], [4]]),
+    ],
+)
+def test_gather_is_split_by_zone_and_by_what_a_node_can_hold(
+    zones: list[str | None], volumes: int, limit: int | None, parts: list[list[int]]
+) -> None:
+    works = gathering(*zones, volumes=volumes).in_parts(limit)
+    assert [[slot.rank for slot in work.slots] for work in works] == parts
+    assert [(work.part, work.parts) for work in works] == [(part, len(parts)) for part in range(len(parts))]
+    assert len({work.node_name for work in works}) == len(parts)
+
+
+def test_gather_in_one_part_is_the_gather_that_it_was() -> None:
+    work = gathering(None, None)
+    assert work.in_parts(2) == [work]
+    assert work.node_name.endswith("-gather-a1")
+    assert work.label == "gather"

@@ -1,0 +1,113 @@
+"""The operator that gathers the results of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
+
+from airflow_rankvol._base_operator import RankJobOperator, resolved
+from airflow_rankvol._endings import COLLECTED_KEY, ending_of_parts, finish
+from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.step import forget_collected, mark_collected, stop_own
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import ConfigError, GatherIncomplete
+from airflow_rankvol.records import Role, Slot, ranks_text
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_rankvol.backends.base import Backend
+
+
+class GatherRankResults(RankJobOperator):
+    """Gather the results of all ranks into one.
+
+    With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
+    ``$RANKVOL_RESULT`` is the result. Where one node cannot hold all volumes, or they lie in several zones, several
+    nodes share them (``$GATHER_PART`` of ``$GATHER_PARTS``), and the result is the list of theirs. Without commands, the
+    result is the list of the ranks' outputs in rank order, with None for a rank that is missing.
+
+    Args:
+        slots, results: what CreateRankVolumes and the mapped RunRank returned.
+        deferrable: wait in the triggerer (the default) or in the worker.
+
+    Raises:
+        GatherIncomplete: naming the ranks without a completion record, unless ``allow_missing=True``.
+        GatherFailed: the gather commands failed.
+    """
+
+    def __init__(self, *, slots: Any, results: Any, deferrable: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Not templated: a rank that failed has no XCom to render, and this task must run and say so itself.
+        self.slots = slots
+        self.results = results
+        self.deferrable = deferrable
+        # Only the ranks are upstream: Airflow lets nothing but all_success follow a setup directly.
+        XComArg.apply_upstream_relationship(self, results)
+        self._running: tuple[Backend, list[Work]] | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Check that every rank has succeeded, then gather."""
+        with self.final_errors():
+            volumes = self.open(context)
+            slots = self._slots(context)
+            backend, job = volumes.backend, volumes.job
+            work = Work.begin(
+                role=Role.GATHER,
+                attempt=context["ti"].try_number,
+                group=volumes.group,
+                slots=slots,
+                template=job.gather_node or job.node,
+                now=backend.clock.now(),
+            )
+            observation = patiently(backend, backend.observe, work.group)
+            patiently(backend, forget_collected, backend, work, observation)
+            outputs = self._outputs(context)
+            launcher = Launcher(job, self.read_files(), slots, backend.platform, succeeded=frozenset(outputs))
+        missing = [slot.rank for slot in slots if slot.rank not in outputs]
+        if missing and (not job.allow_missing or not outputs):
+            advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")
+            raise GatherIncomplete(
+                f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
+                f"is kept until its expiry: {advice}",
+                missing=missing,
+            )
+        if not job.gather:
+            patiently(backend, mark_collected, backend, work, observation, tuple(outputs))
+            context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
+            return [outputs.get(slot.rank) for slot in slots]
+        read = replace(work, slots=tuple(slot for slot in slots if slot.rank in outputs))
+        parts = read.in_parts(backend.max_volumes(job.gather_node or job.node))
+        works = parts if len(parts) > 1 else [work]
+        self._running = (backend, works)
+        ranks = sorted(outputs)
+        outcomes = self.launch_and_wait(volumes, works, launcher, deferrable=self.deferrable, succeeded=ranks)
+        return finish(self, context, ending_of_parts(outcomes, ranks))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """End a gather whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
+        return finish(self, context, event)
+
+    def on_kill(self) -> None:
+        """Stop the gather node, or all of them."""
+        backend, works = self._running or (None, [])
+        for work in works:
+            if backend:
+                stop_own(backend, work)
+
+    def _slots(self, context: Context) -> tuple[Slot, ...]:
+        raw = resolved(self.slots, context)
+        if not raw:
+            raise ConfigError("there is nothing to gather: no volumes were created for this run; see create_volumes")
+        return tuple(Slot.from_dict(slot) for slot in raw)
+
+    def _outputs(self, context: Context) -> dict[int, Any]:
+        results = resolved(self.results, context)
+        # A slice is one request; iterating asks for one result after the other, and logs the end as an error.
+        return {
+            item["rank"]: item["output"] for item in (results[:] if results else []) if item and item["exit_code"] == 0
+        }
