@@ -46,6 +46,7 @@ def main() -> None:
     app = App(Ec2(world, nodes))
     app.ec2.catalog.zones()  # moto loads its images now, and not within somebody's first call
     server = Server(("127.0.0.1", args.port), app)
+    nodes.port = server.server_address[1]
     try:
         threading.Thread(target=world.agenda.run, daemon=True, name="agenda").start()
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="http").start()

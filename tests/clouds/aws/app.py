@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
+from xml.sax.saxutils import escape
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.clouds.aws.calls import Request, error_answer, read
 from tests.clouds.aws.control import Control
@@ -150,8 +151,6 @@ class App:
 
 
 def _decoded(encoded: str, request_id: str) -> Answer:
-    from xml.sax.saxutils import escape
-
     body = (
         '<DecodeAuthorizationMessageResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
         f"<DecodeAuthorizationMessageResult><DecodedMessage>{escape(decode(encoded))}</DecodedMessage>"

@@ -82,5 +82,6 @@ def _check_throughput(kind: str, bounds: Bounds, iops: int | None, throughput_mi
     ratio = throughput_mibps / (iops or GP3_BASE_IOPS)
     if ratio > GP3_MIBPS_PER_IOPS:
         raise invalid(
-            f"Throughput (MiBps) to iops ratio of {ratio:.6f} is too high; maximum is {GP3_MIBPS_PER_IOPS} MiBps per iops."
+            f"Throughput (MiBps) to iops ratio of {ratio:.6f} is too high; "
+            f"maximum is {GP3_MIBPS_PER_IOPS} MiBps per iops."
         )

@@ -64,7 +64,7 @@ def _action(environ: dict[str, Any], form: dict[str, str], service: str) -> str:
 
 def _s3_action(environ: dict[str, Any], query: dict[str, str]) -> str:
     """Return the name of an S3 operation, for those that copying files needs."""
-    method = environ["REQUEST_METHOD"]
+    method = str(environ["REQUEST_METHOD"])
     bucket, _, key = environ["PATH_INFO"].strip("/").partition("/")
     if method == "POST":
         return next((name for part, name in _S3_POSTS.items() if part in query), "PostObject")
@@ -76,9 +76,10 @@ def _s3_action(environ: dict[str, Any], query: dict[str, str]) -> str:
         return f"{method.capitalize()}Object"
     if not bucket:
         return "ListBuckets"
-    return {"GET": "ListObjectsV2", "PUT": "CreateBucket", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}[method]
+    return _S3_BUCKETS.get(method, method)
 
 
+_S3_BUCKETS = {"GET": "ListObjectsV2", "PUT": "CreateBucket", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}
 _S3_POSTS = {"uploads": "CreateMultipartUpload", "uploadId": "CompleteMultipartUpload", "delete": "DeleteObjects"}
 
 

@@ -134,7 +134,8 @@ class Catalog:
         if found is None or wish.get("Arn") not in (None, found.arn):
             part, value = ("name", wish["Name"]) if wish.get("Name") else ("arn", wish.get("Arn", ""))
             raise invalid(
-                f"Value ({value}) for parameter iamInstanceProfile.{part} is invalid. Invalid IAM Instance Profile {part}"
+                f"Value ({value}) for parameter iamInstanceProfile.{part} is invalid. "
+                f"Invalid IAM Instance Profile {part}"
             )
         return {"Arn": found.arn, "Id": found.id}
 

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tests.clouds.aws.world import REGION
 
@@ -34,7 +34,7 @@ class Double:
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
-    def start(self) -> Double:
+    def start(self) -> Self:
         """Start the process; its errors go to ``double.log`` in the state directory."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tests.clouds.aws", "--state-dir", str(self.state_dir)]
@@ -78,7 +78,7 @@ class Double:
                 self._process.stdout.close()
             self._process = None
 
-    def __enter__(self) -> Double:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -67,7 +68,11 @@ class Agenda:
     def settle(self) -> None:
         """Run all that has fallen due. The caller holds the lock."""
         while self._heap and self._heap[0][0] <= self._clock.now():
-            heapq.heappop(self._heap)[2]()
+            act = heapq.heappop(self._heap)[2]
+            try:
+                act()
+            except Exception:  # noqa: BLE001 -- time goes on; the double's log has the reason
+                traceback.print_exc()
 
     def clear(self) -> None:
         """Forget all that was to come."""

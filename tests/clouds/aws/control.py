@@ -38,12 +38,15 @@ class Control:
     def answer(self, verb: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """Do one verb. What goes wrong is told in the answer: the caller is a test."""
         try:
-            if verb not in self._verbs:
-                raise KeyError(f"unknown verb {verb!r}, expected one of {', '.join(sorted(self._verbs))}")
-            found = self._verbs[verb](**json.loads(body or b"{}"))
+            found = self._verb(verb)(**json.loads(body or b"{}"))
         except Exception:  # noqa: BLE001 -- whatever it is belongs to the test that asked
             return 400, _HEADERS, json.dumps({"error": traceback.format_exc()}).encode()
         return 200, _HEADERS, json.dumps(found, default=str).encode()
+
+    def _verb(self, name: str) -> Callable[..., Any]:
+        if name not in self._verbs:
+            raise KeyError(f"unknown verb {name!r}, expected one of {', '.join(sorted(self._verbs))}")
+        return self._verbs[name]
 
     def do_health(self) -> Json:
         """Say that the double is there, and whether its nodes really run."""

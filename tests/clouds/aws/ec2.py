@@ -100,7 +100,7 @@ class Ec2:
         self.buckets = Buckets(world)
         self.launcher = Launcher(world, self.catalog)
         self.attachments = Attachments(world, self.catalog, nodes, self.stuck)
-        self.volumes = Volumes(world, self.catalog, self.tokens, nodes.discard)
+        self.volumes = Volumes(world, self.catalog, self.tokens, nodes)
         self.lifecycle = Lifecycle(world, self.volumes, self.attachments, nodes, self.tokens)
         self.instances = Instances(
             world, self.catalog, self.tokens, self.launcher, self.lifecycle, (self.attachments, nodes)
@@ -108,7 +108,7 @@ class Ec2:
         self._handlers = self._table()
 
     def _table(self) -> dict[str, Handler]:
-        tagging, snapshots = Tagging(self.world), Snapshots(self.world)
+        tagging, snapshots = Tagging(self.world), Snapshots(self.world, self.nodes)
         return {
             "AttachVolume": self.attachments.attach_volume,
             "CreateSnapshot": snapshots.create_snapshot,
@@ -162,6 +162,9 @@ class Ec2:
 
     def clear(self) -> None:
         """Be as new."""
+        with self.world.lock:
+            self.world.agenda.clear()
+        # Without the lock: what nodes are at takes it to come to its end.
         self.nodes.clear()
         with self.world.lock:
             self.world.clear()

@@ -21,6 +21,7 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave as one packet: the base flushes after each request
     server: Server
 
     def handle_one_request(self) -> None:
@@ -62,15 +63,14 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() == "content-length":
                 # The answer to a HEAD tells the length of what a GET would send.
                 sized = True
-                value = value if self.command == "HEAD" else str(len(body))
+                self.send_header(name, value if self.command == "HEAD" else str(len(body)))
+                continue
             self.send_header(name, value)
         if not sized and not bare:
             self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
         if not (bare or self.command == "HEAD"):
-            self._headers_buffer.append(b"\r\n" + body)  # type: ignore[attr-defined] -- one packet for all
-            self.flush_headers()
-        else:
-            self.end_headers()
+            self.wfile.write(body)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
                 environ[f"HTTP_{key}"] = ",".join(self.headers.get_all(name) or ())
         return environ
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base's name
         """Keep quiet: the recorder has it all."""
 
 

@@ -188,7 +188,8 @@ class Launcher:
                 self.scarce[place] -= 1
                 raise Ec2Error(
                     "InsufficientInstanceCapacity",
-                    f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested ({zone}).",
+                    f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested "
+                    f"({zone}).",
                     500,  # errors: listed among the server errors
                 )
         used = sum(self._vcpus(i.type) for i in self._world.instances.values() if i.state in ("pending", "running"))

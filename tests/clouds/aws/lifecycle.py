@@ -12,7 +12,7 @@ from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.volumes import Volumes
 from tests.clouds.aws.world import World
 
-# API:StateReason
+# The reasons that API:StateReason lists.
 USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
 ITSELF = ("Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
 SPOT = ("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance termination")

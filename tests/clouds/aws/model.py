@@ -95,6 +95,7 @@ class Instance(Resource):
     console_lost: bool = False
     spot_action_at: float | None = None
     impaired: bool = False
+    disks: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.clouds.aws.model import Attachment, Instance, Volume
+from tests.clouds.aws.model import Attachment, Instance, Snapshot, Volume
 from tests.clouds.aws.world import World
 
 
@@ -40,6 +40,7 @@ class Nodes:
     def __init__(self, world: World) -> None:
         self._world = world
         self._endings: dict[str, Ending] = {}
+        self.port = 0  # of the double's HTTP server, once it is known
         self.powered_off: Callable[[Instance], None] = lambda instance: None
         self.view: Callable[[Instance], dict[str, Any]] = lambda instance: {}
 
@@ -80,8 +81,11 @@ class Nodes:
         """Return what the instance has written to its console so far."""
         return instance.console
 
-    def discard(self, volume: Volume) -> None:
-        """The volume is gone for good."""
+    def copied(self, volume: Volume, snapshot: Snapshot) -> None:
+        """The snapshot holds what is on the volume now."""
+
+    def discard(self, gone: Volume | Snapshot) -> None:
+        """The volume or snapshot is gone for good."""
 
     def clear(self) -> None:
         """Forget all scripts, end all nodes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tests.clouds.aws import bounds
@@ -11,6 +10,7 @@ from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.describe import Filters, page, select
 from tests.clouds.aws.errors import Ec2Error, invalid, missing, not_found, not_modelled
 from tests.clouds.aws.model import Attachment, Snapshot, Volume
+from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.tagging import from_specifications
 from tests.clouds.aws.tokens import Tokens, mismatch
 from tests.clouds.aws.world import ACCOUNT, World
@@ -55,11 +55,11 @@ def attachment_view(attachment: Attachment) -> dict[str, Any]:
 class Volumes:
     """The calls about volumes."""
 
-    def __init__(self, world: World, catalog: Catalog, tokens: Tokens, discard: Callable[[Volume], None]) -> None:
+    def __init__(self, world: World, catalog: Catalog, tokens: Tokens, nodes: Nodes) -> None:
         self._world = world
         self._catalog = catalog
         self._tokens = tokens
-        self._discard = discard
+        self._nodes = nodes
 
     def view(self, volume: Volume) -> dict[str, Any]:
         """Return a volume as answers hold it."""
@@ -133,7 +133,7 @@ class Volumes:
         """Let the volume be gone."""
         self._world.volumes.pop(volume.id, None)
         self._tokens.expire("CreateVolume", volume.token)
-        self._discard(volume)
+        self._nodes.discard(volume)
 
     def delete_volume(self, params: dict[str, Any]) -> dict[str, Any]:
         """DeleteVolume: only an available volume (or one that failed) can go."""
@@ -231,8 +231,9 @@ SNAPSHOT_FILTERS: Filters[Snapshot] = {
 class Snapshots:
     """The calls about snapshots."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, nodes: Nodes) -> None:
         self._world = world
+        self._nodes = nodes
 
     def view(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return a snapshot as answers hold it."""
@@ -265,6 +266,7 @@ class Snapshots:
             description=params.get("Description", ""),
         )
         self._world.add(self._world.snapshots, snapshot)
+        self._nodes.copied(volume, snapshot)
         self._world.agenda.after(self._world.settings.snapshot_s, lambda: setattr(snapshot, "state", "completed"))
         return self.view(snapshot)
 
@@ -279,4 +281,5 @@ class Snapshots:
         """DeleteSnapshot."""
         snapshot = self._world.find(self._world.snapshots, params.get("SnapshotId") or "")
         del self._world.snapshots[snapshot.id]
+        self._nodes.discard(snapshot)
         return {}

@@ -45,10 +45,8 @@ class Wire:
 
     def render(self, action: str, result: Mapping[str, Any], request_id: str) -> bytes:
         """Return the answer as EC2 writes it."""
-        out = [
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<{action}Response xmlns="{XMLNS}">'
-            f"<requestId>{request_id}</requestId>"
-        ]
+        out = [f'<?xml version="1.0" encoding="UTF-8"?>\n<{action}Response xmlns="{XMLNS}">']
+        out.append(f"<requestId>{request_id}</requestId>")
         shape = self._model.operation_model(action).output_shape
         if shape is not None:
             _write_members(out, shape, result)
