@@ -55,12 +55,16 @@ class Places:
         self._known: dict[str, Any] = {}
 
     def zones(self) -> list[str]:
-        """Return the names of the region's zones that are up; no local or wavelength zones."""
-        wanted = filters(state="available", zone_type="availability-zone")
+        """Return the names of the region's availability zones that are up."""
+        return sorted(name for name, kind in self.all_zones().items() if kind == "availability-zone")
 
-        def ask() -> list[str]:
-            answer = self._ec2.call("DescribeAvailabilityZones", "check", "zones", Filters=wanted)
-            return sorted(zone["ZoneName"] for zone in answer["AvailabilityZones"])
+    def all_zones(self) -> dict[str, str]:
+        """Return the kind of every zone that this account can use: local and wavelength zones, too."""
+
+        def ask() -> dict[str, str]:
+            answer = self._ec2.call("DescribeAvailabilityZones", "check", "zones", Filters=filters(state="available"))
+            zones = answer["AvailabilityZones"]
+            return {zone["ZoneName"]: zone.get("ZoneType", "availability-zone") for zone in zones}
 
         return self._once("zones", ask)
 
@@ -87,7 +91,7 @@ class Places:
 
         def ask() -> MachineType:
             answer = self._ec2.call("DescribeInstanceTypes", "check", name, InstanceTypes=[name])
-            raw = next(iter(answer["InstanceTypes"]), {})
+            raw: dict[str, Any] = next(iter(answer["InstanceTypes"]), {})
             architectures = raw.get("ProcessorInfo", {}).get("SupportedArchitectures") or ["x86_64"]
             ebs = raw.get("EbsInfo", {})
             limit = int(ebs.get("MaximumEbsAttachments") or DEFAULT_ATTACHMENTS)

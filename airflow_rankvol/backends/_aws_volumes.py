@@ -12,6 +12,7 @@ from typing import Any
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
 from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
 from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_types import DEFAULT_TYPE
 from airflow_rankvol.backends._aws_view import (
     devices_of,
     instance_state,
@@ -25,7 +26,6 @@ from airflow_rankvol.backends.base import Guard, VolumeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
-DEFAULT_TYPE = "gp3"
 #: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
 #: the disk has another, and is found by its volume's id.
 DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
@@ -46,7 +46,7 @@ class Volumes:
             return volume_of(found)
         parameters = creation(request, request.zone or self._zone(request.tags))
         try:
-            raw = self.ec2.call("CreateVolume", "create_volume", request.name, **parameters)
+            raw: Raw = self.ec2.call("CreateVolume", "create_volume", request.name, **parameters)
         except BackendError as exc:
             raw = self._refused(request, parameters, exc)
         raw = {**raw, "Tags": raw.get("Tags") or tag_list(volume_tags(request))}

@@ -78,10 +78,11 @@ class AwsBackend:
             volumes += [raw for raw in named if raw["VolumeId"] not in there]
         nodes = self.ec2.nodes("observe", where, filters(tag_owner=group.owner, tag_key=group.key))
         names = frozenset(group.names)
-        volumes = self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names)
-        nodes = self.memory.list_nodes(nodes, ours)
         self.memory.looked_up([*(f"key:{key}" for key in group.keys), *(f"name:{name}" for name in names)])
-        return self._observation(volumes, nodes)
+        return self._observation(
+            self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names),
+            self.memory.list_nodes(nodes, ours),
+        )
 
     def list_owned(self, selector: Selector) -> Observation:
         """Return what carries the owner's tags; nodes that have ended for good are history."""
@@ -100,9 +101,9 @@ class AwsBackend:
         volumes = self.ec2.volumes("list_owned", selector.owner, wanted)
         nodes = self.ec2.nodes("list_owned", selector.owner, wanted + states)
         # The disks that nodes boot from carry the owner, but are no volumes of any group.
-        volumes = self.memory.list_volumes(filter(ours, volumes), ours)
+        listed = self.memory.list_volumes(filter(ours, volumes), ours)
         self.memory.saw_nodes(nodes)
-        return self._observation(volumes, [raw for raw in nodes if ours(raw) and instance_state(raw) != "terminated"])
+        return self._observation(listed, [raw for raw in nodes if ours(raw) and instance_state(raw) != "terminated"])
 
     def create_volume(self, request: VolumeRequest) -> Volume:
         """Create a volume with all its tags; the one of that name and key is returned when it exists."""

@@ -1,0 +1,153 @@
+"""What the nodes of a plan need of the region: zones, machine types, images, networks, attachments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_rankvol.backends._aws_launch import DEFAULT_ROOT_TYPE, Machine, tag_count
+from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_types import TYPES
+from airflow_rankvol.backends._aws_wire import MAX_GO_NODES, MAX_PARTS, fits_metadata
+from airflow_rankvol.errors import ConfigError, FinalError
+from airflow_rankvol.records import Tags
+from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
+
+if TYPE_CHECKING:
+    from airflow_rankvol.plan import Plan
+
+MAX_TAGS = 50
+
+
+def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str]) -> list[tuple[NodeTemplate, Machine]]:
+    """Refuse nodes that the region cannot give; return one of each kind, for a trial.
+
+    Args:
+        zones: each rank's zone.
+    """
+    job = plan.job
+    used = sorted(set(zones.values()))
+    _check_zones(places, used)
+    together = len(job.commands) > 0 and job.rendezvous
+    if together and job.nodes > MAX_GO_NODES:
+        raise ConfigError(f"rendezvous: {job.nodes} nodes; on AWS at most {MAX_GO_NODES} start together")
+    machines = [(job.node, _check_node(places, job.node, "node", used, together=together))]
+    _check_attachments(places, job.node, "node", used[0], len(plan.slots[0].volumes))
+    if job.gather:
+        template, where = (job.gather_node, "gather_node") if job.gather_node else (job.node, "node")
+        if len(used) > 1:
+            raise ConfigError(
+                f"gather: the volumes lie in the zones {', '.join(used)}; gather commands need them all on one node, "
+                "and EBS attaches only within a zone. Use one zone (node.zones), or no gather commands"
+            )
+        if template is not job.node:
+            machines.append((template, _check_node(places, template, where, used, together=False)))
+        count = sum(len(slot.volumes) for slot in plan.slots)
+        _check_attachments(places, template, f"gather: {where}", used[0], count)
+    return machines
+
+
+def _check_zones(places: Places, used: Sequence[str]) -> None:
+    known = places.all_zones()
+    for zone in used:
+        if zone not in known:
+            raise ConfigError(
+                f"node.zones: {zone!r} is no zone of this account's region; expected some of "
+                f"{', '.join(places.zones())}"
+            )
+
+
+def _check_node(places: Places, template: NodeTemplate, where: str, zones: Sequence[str], *, together: bool) -> Machine:
+    """Check one template in every zone that it is used in; return it in the first."""
+    _check_fields(template, where, together=together)
+    _check_network(places, template, where, zones)
+    first = {zone: _first_offered(places, template, where, zone) for zone in zones}
+    machine_type = first[zones[0]]
+    image = places.image(template.image, machine_type)
+    for other in template.machine_types:
+        places.image(template.image, other)
+    size_gib = template.root_size_gib
+    if size_gib is not None and size_gib < image.root_size_gib:
+        raise ConfigError(
+            f"{where}.root_size: {template.root_size}; image {image.id} needs at least {image.root_size_gib} GiB"
+        )
+    return Machine(machine_type, image, zones[0])
+
+
+def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None:
+    if template.report is not ReportChannel.CONSOLE:
+        raise ConfigError(
+            f"{where}.report: {str(template.report)!r} is not there yet; a node reports on its console. Leave it out"
+        )
+    root_type = template.root_type or DEFAULT_ROOT_TYPE
+    if root_type not in TYPES or TYPES[root_type].iops_needed:
+        raise ConfigError(f"{where}.root_type: {root_type!r} was found; expected gp3, gp2 or another type without iops")
+    for key in template.tags:
+        if not fits_metadata(key):
+            raise ConfigError(
+                f"{where}.tags: {key!r}; a node reads its tags from its metadata service, which takes letters, digits "
+                "and + - = . , _ : @ in their names"
+            )
+    count = tag_count(template.tags, Tags(owner="", dag="", run="", group="", key=""))
+    count += MAX_PARTS + 1 if together else 0
+    if count > MAX_TAGS:
+        raise ConfigError(f"{where}.tags: {count} tags, ours included; EC2 takes {MAX_TAGS}. Leave some out")
+
+
+def _check_network(places: Places, template: NodeTemplate, where: str, zones: Sequence[str]) -> None:
+    subnets = template.subnets
+    if subnets is None:
+        without = [zone for zone in zones if zone not in places.default_subnet_zones()]
+        if without:
+            raise ConfigError(
+                f"{where}.subnets is not set, and the region has no default subnet in {', '.join(without)}. Name a "
+                f"subnet of each zone, as in subnets={{{without[0]!r}: 'subnet-…'}}"
+            )
+    else:
+        wanted = subnets if isinstance(subnets, dict) else dict.fromkeys(zones, subnets)
+        there = places.subnet_zones(list(wanted.values()))
+        for zone, subnet in wanted.items():
+            if subnet not in there:
+                raise ConfigError(f"{where}.subnets: there is no subnet {subnet} in this account's region")
+            if there[subnet] != zone:
+                raise ConfigError(
+                    f"{where}.subnets: {subnet} lies in {there[subnet]}, the volumes in {zone}. Set "
+                    f"node.zones={there[subnet]!r}, or name a subnet of {zone}"
+                )
+    missing = places.missing_security_groups(template.security_groups) if template.security_groups else []
+    if missing:
+        raise ConfigError(
+            f"{where}.security_groups: there is no {', '.join(missing)} in this account's region; expected ids (sg-…)"
+        )
+
+
+def _first_offered(places: Places, template: NodeTemplate, where: str, zone: str) -> str:
+    """Return the first machine type of a template that a zone offers."""
+    types = places.types_of(template, zone)
+    offers = places.offers(types)
+    for name in types:
+        if not offers[name]:
+            raise ConfigError(f"{where}.machine_type: there is no {name!r} in this region. Did you mean another?")
+    offered = next((name for name in types if zone in offers[name]), None)
+    if offered is None:
+        good = sorted(set.intersection(*(set(offers[name]) for name in types)))
+        raise ConfigError(
+            f"{where}.machine_type: {', '.join(types)} is not offered in zone {zone}. Set node.zones to some of "
+            f"{', '.join(good) or 'the zones that offer one of them'}"
+        )
+    return offered
+
+
+def _check_attachments(places: Places, template: NodeTemplate, where: str, zone: str, count: int) -> None:
+    """Every machine type that may be taken has to hold the volumes."""
+    for name in places.types_of(template, zone):
+        try:
+            limit = places.machine_type(name).attachments
+        except FinalError as exc:
+            raise ConfigError(f"{where}.machine_type: {exc}") from exc
+        if count > limit:
+            raise ConfigError(
+                f"{where}.machine_type: a node of type {name} takes {limit} volumes besides its boot disk, and gets "
+                f"{count}. Use a larger type, fewer ranks or mounts, or no gather commands (the ranks' outputs are "
+                "gathered without a node)"
+            )
