@@ -19,7 +19,7 @@ from tests.clouds.nodes.volumes import Busy
 
 __all__ = ["Busy", "Link", "NodeError", "NodeHost", "NodeSpec", "why_not"]
 
-_PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "mkfs.ext4": "e2fsprogs", "curl": "curl", "gzip": "gzip"}
+_PROGRAMS = {"ip": "iproute2", "mkfs.ext4": "e2fsprogs", "curl": "curl", "gzip": "gzip"}
 
 
 class NodeHost:

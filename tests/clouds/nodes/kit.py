@@ -43,7 +43,7 @@ class Lab:
     def run(self, script: str, **more: Any) -> str:
         """Run a script on a node that powers off then; return the lines that it printed."""
         node_id = self.launch(f"({script})\nshutdown -h now", **more)
-        self.wait(node_id)
+        assert self.wait(node_id) == "poweroff", self.log(node_id)
         return self.printed(node_id)
 
     def wait(self, node_id: str = "n1") -> str:
@@ -54,6 +54,10 @@ class Lab:
     def console(self, node_id: str = "n1") -> str:
         """Return a node's console."""
         return self.host.console(node_id).decode(errors="replace").replace("\r\n", "\n")
+
+    def log(self, node_id: str = "n1") -> str:
+        """Return what a node's first process had to say to us."""
+        return (self.folder / "nodes/nodes" / node_id / "init.log").read_text(encoding="utf-8")
 
     def printed(self, node_id: str = "n1") -> str:
         """Return the user data's part of the console, without the marks before each line."""

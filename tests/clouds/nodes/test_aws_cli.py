@@ -73,7 +73,7 @@ def test_a_secret_is_read_by_the_instance_profile(
     )
     assert printed == "the secret"
     assert [(call["action"], call["SecretId"]) for call in asked] == [("secretsmanager.GetSecretValue", "db")]
-    assert f"AKIAEXAMPLE/" in asked[0]["by"] and f"/{region}/secretsmanager/" in asked[0]["by"]
+    assert "AKIAEXAMPLE/" in asked[0]["by"] and f"/{region}/secretsmanager/" in asked[0]["by"]
 
 
 def test_without_a_profile_the_cli_says_so(lab: Lab) -> None:

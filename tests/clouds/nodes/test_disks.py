@@ -83,13 +83,13 @@ def test_a_mount_in_a_namespace_within_the_node_counts(lab: Lab) -> None:
 
 
 def test_an_open_volume_is_busy_and_stays(lab: Lab) -> None:
-    script = f"{FIND}; exec 5<>{DEVICE}; echo open; until [ -e /tmp/go ]; do sleep 0.01; done"
-    lab.launch(f"({script}) & until [ -e /run/again ]; do sleep 0.01; [ ! -b {DEVICE} ] || ls {DEVICE}; done | uniq")
+    lab.launch(f"{FIND}; exec 5<>{DEVICE}; echo open; until [ -b /dev/sdh ]; do sleep 0.01; done; ls /dev/disk/by-id")
     lab.attach(lab.disk())
     lab.until("open")
     with pytest.raises(Busy, match="vol is open"):
         lab.host.detach("n1", "vol")
-    assert DEVICE in lab.printed()
+    lab.host.attach("n1", "next", lab.disk("next"), ["/dev/sdh"], "nvme2n1")
+    lab.until(f"]: {DISK}")
 
 
 def test_a_detached_volume_vanishes(lab: Lab) -> None:
@@ -106,7 +106,7 @@ def test_a_forced_detach_takes_a_mounted_volume_away_and_loses_what_was_not_writ
     lab.launch(
         f"{FIND}; mkfs.ext4 -q {DEVICE}; mkdir /data; mount -o commit=300 {DEVICE} /data; echo kept >/data/synced; "
         "sync; cd /data; exec 5>open; echo lost >lost; echo ready; until ! echo more >&5; do sleep 0.01; done; "
-        "echo gone; mountpoint /data; poweroff"
+        "echo gone; mountpoint /data; cd /; poweroff"
     )
     lab.attach(disk)
     lab.until("ready")

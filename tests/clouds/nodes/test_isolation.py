@@ -60,14 +60,9 @@ def test_the_programs_of_a_plain_machine_are_there(lab: Lab) -> None:
 
 
 def test_a_node_sees_its_own_processes_only(lab: Lab) -> None:
-    printed = lab.run("cat /proc/[0-9]*/comm | sort -u | tr '\\n' ' '; tr '\\0' '\\n' </proc/1/environ; echo end")
-    first, *rest = printed.splitlines()
-    assert set(first.split()) <= {"python", "python3", Path(os.path.realpath(sys.executable)).name, "part-001"} | {
-        "cat",
-        "sort",
-        "tr",
-    }
-    assert rest == ["end"]
+    printed = lab.run("cat /proc/[0-9]*/comm | sort -u | tr '\\n' ' '; tr '\\0' '\\n' </proc/1/environ")
+    init = {"python", "python3", Path(os.path.realpath(sys.executable)).name}
+    assert set(printed.split()) <= {*init, "part-001", "cat", "sort", "tr"}
 
 
 def test_what_a_node_changes_stays_in_it(lab: Lab) -> None:
@@ -83,9 +78,9 @@ def test_what_a_node_changes_stays_in_it(lab: Lab) -> None:
 
 
 def test_a_node_cannot_change_this_machines_kernel(lab: Lab) -> None:
-    printed = lab.run("echo 1 >/proc/sys/vm/drop_caches; echo h >/proc/sysrq-trigger; date -s 2000-01-01; dmesg; umask")
-    assert printed.count("Read-only file system") == 2
-    assert printed.count("not permitted") >= 2
+    printed = lab.run("echo 1 >/proc/sys/vm/drop_caches; date -s 2000-01-01; dmesg; umask")
+    assert "Read-only file system" in printed
+    assert printed.count("not permitted") == 2
     assert printed.endswith("0022")
 
 

@@ -50,7 +50,8 @@ def test_a_power_cut_keeps_what_was_synced_and_nothing_else(lab: Lab) -> None:
     disk = lab.disk()
     lab.launch(
         f"until [ -b {DEVICE} ]; do sleep 0.01; done; mkfs.ext4 -q {DEVICE}; mkdir /data; "
-        f"mount -o commit=300 {DEVICE} /data; echo kept >/data/synced; sync; echo lost >/data/lost; echo ready; sleep 60"
+        f"mount -o commit=300 {DEVICE} /data; echo kept >/data/synced; sync; echo lost >/data/lost; echo ready; "
+        "sleep 60"
     )
     lab.attach(disk)
     lab.until("ready")

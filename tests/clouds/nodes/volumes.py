@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 import struct
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +97,8 @@ def rip_out(dev: int, pid: int, attachment: Attachment) -> None:
     cut(mounted(pid, [attachment]))
     for process in {pid, *descendants(pid)}:
         for target in _targets(process, [attachment.number]):
-            _unmount_in(process, target)
+            with contextlib.suppress(OSError):  # gone, or seen by an earlier process of the same namespace
+                linux.unmount_in(process, target)
     release(attachment)
 
 
@@ -141,11 +141,6 @@ def _is_in_use(attachment: Attachment) -> bool:
         return backing.read_text(encoding="utf-8").rstrip("\n") == str(attachment.image)
     except OSError:
         return False
-
-
-def _unmount_in(process: int, target: str) -> None:
-    """Unmount in the mount namespace of a process, at once even where files are open."""
-    subprocess.run(["nsenter", f"--mount=/proc/{process}/ns/mnt", "umount", "--lazy", target], check=False)
 
 
 def _targets(process: int, numbers: Sequence[str]) -> list[str]:

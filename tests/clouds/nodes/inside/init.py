@@ -114,7 +114,7 @@ class Init:
             self._selector.unregister(self._output)
             os.close(self._output)
             self._output = -1
-        with open(_OUTPUT_LOG, "ab") as file, contextlib.suppress(OSError):  # the root may be full
+        with contextlib.suppress(OSError), open(_OUTPUT_LOG, "ab") as file:  # the root may be full
             file.write(data)
         *lines, self._line = (self._line + data).split(b"\n")
         if self._line and (not data or len(self._line) > _MAX_LINE):
