@@ -9,7 +9,7 @@ from airflow_rankvol.backends._aws_launch import DEFAULT_ROOT_TYPE, Machine, tag
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_types import TYPES
 from airflow_rankvol.backends._aws_wire import MAX_GO_NODES, MAX_PARTS, fits_metadata
-from airflow_rankvol.errors import ConfigError, FinalError
+from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
@@ -32,18 +32,11 @@ def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str]) -> list[tu
     if together and job.nodes > MAX_GO_NODES:
         raise ConfigError(f"rendezvous: {job.nodes} nodes; on AWS at most {MAX_GO_NODES} start together")
     machines = [(job.node, _check_node(places, job.node, "node", used, together=together))]
-    _check_attachments(places, job.node, "node", used[0], len(plan.slots[0].volumes))
-    if job.gather:
-        template, where = (job.gather_node, "gather_node") if job.gather_node else (job.node, "node")
-        if len(used) > 1:
-            raise ConfigError(
-                f"gather: the volumes lie in the zones {', '.join(used)}; gather commands need them all on one node, "
-                "and EBS attaches only within a zone. Use one zone (node.zones), or no gather commands"
-            )
-        if template is not job.node:
-            machines.append((template, _check_node(places, template, where, used, together=False)))
-        count = sum(len(slot.volumes) for slot in plan.slots)
-        _check_attachments(places, template, f"gather: {where}", used[0], count)
+    if job.gather and job.gather_node is not None:
+        machines.append((job.gather_node, _check_node(places, job.gather_node, "gather_node", used, together=False)))
+    for (template, _), where in zip(machines, ("node", "gather_node"), strict=False):
+        # gather splits into parts where a node cannot hold all volumes, but one rank's have to be on one node.
+        _check_attachments(places, template, where, len(job.volumes))
     return machines
 
 
@@ -138,16 +131,10 @@ def _first_offered(places: Places, template: NodeTemplate, where: str, zone: str
     return offered
 
 
-def _check_attachments(places: Places, template: NodeTemplate, where: str, zone: str, count: int) -> None:
-    """Every machine type that may be taken has to hold the volumes."""
-    for name in places.types_of(template, zone):
-        try:
-            limit = places.machine_type(name).attachments
-        except FinalError as exc:
-            raise ConfigError(f"{where}.machine_type: {exc}") from exc
-        if count > limit:
-            raise ConfigError(
-                f"{where}.machine_type: a node of type {name} takes {limit} volumes besides its boot disk, and gets "
-                f"{count}. Use a larger type, fewer ranks or mounts, or no gather commands (the ranks' outputs are "
-                "gathered without a node)"
-            )
+def _check_attachments(places: Places, template: NodeTemplate, where: str, count: int) -> None:
+    limit = places.attachments(template)
+    if count > limit:
+        raise ConfigError(
+            f"{where}.machine_type: such a node takes {limit} volumes besides its boot disk, and gets the {count} of a "
+            "rank. Use a larger machine type, or fewer mounts"
+        )

@@ -170,6 +170,10 @@ class Places:
         there = {group["GroupId"] for group in found}
         return [group_id for group_id in group_ids if group_id not in there]
 
+    def attachments(self, template: NodeTemplate) -> int:
+        """Return how many volumes a node takes, whichever of its machine types it gets."""
+        return min(self.machine_type(name).attachments for name in self.types_of(template, None))
+
     def types_of(self, template: NodeTemplate, zone: str | None) -> list[str]:
         """Return the machine types to try in a zone, in the order of preference."""
         if template.machine_types:

@@ -18,6 +18,7 @@ from airflow_rankvol.backends._aws_view import filters, instance_state, name_of,
 from airflow_rankvol.backends._aws_volumes import Volumes
 from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
 from airflow_rankvol.records import Group, Node, Observation, Volume
+from airflow_rankvol.spec.templates import NodeTemplate
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
@@ -31,6 +32,7 @@ class AwsBackend:
 
     Args:
         clients: the connection's clients.
+        memory: what the process saw and did lately; a new one is that of a new process.
     """
 
     name = "aws"
@@ -40,12 +42,17 @@ class AwsBackend:
     concurrency = 16
 
     def __init__(
-        self, clients: Clients, *, poll_interval_s: float = DEFAULT_POLL_INTERVAL_S, clock: Clock | None = None
+        self,
+        clients: Clients,
+        *,
+        poll_interval_s: float = DEFAULT_POLL_INTERVAL_S,
+        clock: Clock | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.clients = clients
         self.poll_interval_s = poll_interval_s
         self.clock = clock or Clock()
-        self.memory = Memory()
+        self.memory = memory or Memory()
         self.ec2 = Ec2(clients)
         self.places = Places(self.ec2)
         self.volumes = Volumes(self.ec2, self.memory, self.places)
@@ -62,6 +69,10 @@ class AwsBackend:
         from airflow_rankvol.backends._aws_check import check
 
         check(plan, self.ec2, self.places)
+
+    def max_volumes(self, template: NodeTemplate) -> int:
+        """Return how many volumes a node can hold besides the disk that it boots from."""
+        return self.places.attachments(template)
 
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand."""
