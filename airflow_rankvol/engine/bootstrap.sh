@@ -60,7 +60,7 @@ rv_find() {
   until RV_DEV=$(rv_device "${RV_IDS[$1]}") && [ -e "$RV_DEV" ]; do
     ((SECONDS < until)) || rv_die "volume ${RV_NAMES[$1]} (${RV_IDS[$1]}): no device appeared within \
 $RV_DEVICE_WAIT s; expected it by its stable id. Look at the attachment of this node, then clear the rank"
-    sleep 1
+    sleep 0.2
   done
 }
 

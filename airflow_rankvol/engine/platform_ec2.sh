@@ -1,5 +1,18 @@
 # The platform functions of a node on EC2, where cloud-init runs the script as root. Also needs curl and, for secrets,
 # the aws command, which are part of Amazon Linux.
+# Passes the first RV_SHOWN bytes on at once (head would wait for a full buffer), and drops the rest.
+rv_show() {
+  trap '' PIPE TERM
+  local LC_ALL=C line left=$RV_SHOWN
+  while ((left > 0)) && { IFS= read -r -n 800 line || [ -n "$line" ]; }; do
+    printf '%s\n' "$line"
+    ((left -= ${#line} + 1))
+  done
+  ((left > 0)) || [ "$(head -c 1 | wc -c)" = 0 ] ||
+    printf 'rankvol: the console shows no more; the log on the volume is whole\n'
+  exec cat >/dev/null
+}
+
 # Who started this may have closed stdin and set next to nothing.
 exec </dev/null
 export HOME="${HOME:-/root}" LANG="${LANG:-C.UTF-8}" PATH="${PATH:-/usr/bin}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -11,12 +24,7 @@ export HOME="${HOME:-/root}" LANG="${LANG:-C.UTF-8}" PATH="${PATH:-/usr/bin}:/us
 # A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins. That it
 # closes must end nothing either (":" and not "", which the commands would inherit).
 trap : PIPE
-exec {RV_STDOUT}>&1 > >(
-  trap '' PIPE
-  head -c "$RV_SHOWN"
-  [ "$(head -c 1 | wc -c)" = 0 ] || printf '\nrankvol: the console shows no more; the log on the volume is whole\n'
-  exec cat >/dev/null
-) 2>&1
+exec {RV_STDOUT}>&1 > >(rv_show) 2>&1
 # Shut down from outside (a spot instance is taken back, the lifetime is over): what the cloud says of it is the report.
 trap 'trap - EXIT; sync; exit 143' TERM
 
@@ -123,7 +131,7 @@ rv_report() {
     for ((i = 0; i < n; i++)); do
       rv_console "RANKVOL-REPORT ${sum:0:16}.${#text} $((i + 1))/$n ${text:i*800:800}"
     done
-    sleep 0.3
+    ((copy == copies)) || sleep 0.3
   done
 }
 
