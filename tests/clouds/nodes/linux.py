@@ -12,7 +12,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h
-CLONE_FS = 0x00000200
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -76,21 +75,6 @@ def in_thread(act: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     return done[0]
-
-
-def unmount_in(pid: int, target: str) -> None:
-    """Unmount in the mount namespace of a process, at once even where files are open."""
-
-    def act() -> None:
-        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
-        try:
-            call("unshare", CLONE_FS)  # a mount namespace is entered alone
-            call("setns", namespace, CLONE_NEWNS)
-            unmount(target, MNT_DETACH)
-        finally:
-            os.close(namespace)
-
-    in_thread(act)
 
 
 def mounts(pid: int | str = "self") -> list[tuple[str, str]]:

@@ -225,7 +225,7 @@ class Node:
             self._check_alive()
             attachment = self._volumes[volume_id]
             if force:
-                volumes.rip_out(self._dev, self._pid, attachment)
+                volumes.rip_out(self._dev, attachment)
             else:
                 volumes.detach(self._dev, attachment)
             del self._volumes[volume_id]

@@ -101,21 +101,28 @@ def test_a_detached_volume_vanishes(lab: Lab) -> None:
     assert lab.printed() == "there\n0"
 
 
-def test_a_forced_detach_takes_a_mounted_volume_away_and_loses_what_was_not_written(lab: Lab) -> None:
+def test_a_forced_detach_pulls_a_disk_that_is_in_use(lab: Lab) -> None:
     disk = lab.disk()
     lab.launch(
         f"{FIND}; mkfs.ext4 -q {DEVICE}; mkdir /data; mount -o commit=300 {DEVICE} /data; echo kept >/data/synced; "
-        "sync; cd /data; exec 5>open; echo lost >lost; echo ready; until ! echo more >&5; do sleep 0.01; done; "
-        "echo gone; mountpoint /data; cd /; poweroff"
+        f"sync; exec 5<>{DEVICE} 6>/data/open; echo lost >/data/lost; echo ready; "
+        f"while [ -e {DEVICE} ]; do sleep 0.01; done; sleep 0.1; "
+        "blockdev --getsize64 /proc/self/fd/5; sync -f /data || echo not written; mountpoint /data; sleep 60"
     )
     lab.attach(disk)
     lab.until("ready")
     lab.host.detach("n1", "vol", force=True)
-    lab.wait()
+    lab.until("is a mountpoint")
+    assert lab.printed().splitlines()[1] == "512"
     assert "Input/output error" in lab.printed()
-    assert lab.printed().endswith("gone\n/data is not a mountpoint")
-    assert content(disk, "/synced") == "kept\n"
-    assert "lost" not in content(disk, "/lost")
+    assert lab.printed().endswith("not written\n/data is a mountpoint")
+    # While the first node still holds on to it, another one has the disk, and keeps it.
+    lab.launch(f"{MOUNT}; ls /data; echo second >/data/second; poweroff", "n2", "10.0.0.12")
+    lab.attach(disk, "n2")
+    lab.wait("n2")
+    assert lab.printed("n2").split() == ["lost+found", "synced"]
+    lab.host.kill("n1")
+    assert content(disk, "/second") == "second\n"
 
 
 def test_a_volume_is_attached_once_and_under_a_free_name(lab: Lab) -> None:

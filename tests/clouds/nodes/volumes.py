@@ -20,6 +20,9 @@ _BY_ID = "disk/by-id"
 # ext4 and xfs: stop at once and forget what was not written, as when the power goes (linux/fs.h: EXT4_IOC_SHUTDOWN).
 _FS_IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
 
+# linux/loop.h: struct loop_info64 has lo_sizelimit as its fifth word.
+_LOOP_SET_STATUS64, _LOOP_GET_STATUS64, _LOOP_INFO64, _SIZE_LIMIT = 0x4C04, 0x4C05, 232, 32
+
 
 class Busy(Exception):
     """The volume is mounted or open in its node."""
@@ -91,15 +94,17 @@ def detach(dev: int, attachment: Attachment) -> None:
     os.close(attachment.fd)
 
 
-def rip_out(dev: int, pid: int, attachment: Attachment) -> None:
-    """Take a volume from a node, whatever the node does with it: unwritten data are lost."""
+def rip_out(dev: int, attachment: Attachment) -> None:
+    """Take a volume from a node, whatever the node does with it.
+
+    A mount stays where it is, as on a machine whose disk was pulled; all that it reads or writes then fails.
+    """
     _hide(dev, attachment)
-    cut(mounted(pid, [attachment]))
-    for process in {pid, *descendants(pid)}:
-        for target in _targets(process, [attachment.number]):
-            with contextlib.suppress(OSError):  # gone, or seen by an earlier process of the same namespace
-                linux.unmount_in(process, target)
-    release(attachment)
+    # A loop device cannot lose its image while somebody has it open, but it can shrink to nothing.
+    status = bytearray(ioctl(attachment.fd, _LOOP_GET_STATUS64, bytes(_LOOP_INFO64)))
+    struct.pack_into("Q", status, _SIZE_LIMIT, 512)
+    ioctl(attachment.fd, _LOOP_SET_STATUS64, bytes(status))
+    os.close(attachment.fd)
 
 
 def mounted(pid: int, attachments: Sequence[Attachment]) -> list[int]:
