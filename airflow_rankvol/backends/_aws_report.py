@@ -62,11 +62,6 @@ def report_of(console: str) -> str | None:
     return None
 
 
-def is_ready(console: str) -> bool:
-    """Say whether the node reported that it has its volumes and waits for its peers."""
-    return "RANKVOL-READY" in _plain(console)
-
-
 def log_of(console: str) -> str:
     """Return what else the console shows, without report lines and without control characters."""
     lines = (line.rstrip() for line in _plain(console).split("\n"))

@@ -16,6 +16,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
+from airflow_rankvol.engine.staging import StagedFile
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Attachment, Role
 
@@ -33,7 +34,7 @@ class BootSpec:
         identity: what a completion record must carry to count as this run's, the same for all its ranks.
         digest: hash of what decides the result; a record of another digest is not reused.
         attachments: the node's volumes in the order of the mounts, for gather rank by rank.
-        files: contents by their name in the working directory.
+        files: by their name in the working directory: contents, or where the node fetches them.
         secret_env: secret ids by variable, fetched on the node.
         lifetime_s: seconds after which the node ends, whatever it does.
         rendezvous: report ready, and start the commands on the message for all nodes.
@@ -51,7 +52,7 @@ class BootSpec:
     digest: str
     attachments: tuple[Attachment, ...]
     commands: tuple[str, ...]
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | StagedFile]
     env: Mapping[str, str]
     secret_env: Mapping[str, str]
     gpus_per_node: int
@@ -134,13 +135,20 @@ def _functions(spec: BootSpec) -> list[str]:
     return [
         "rv_files() {",
         *(f'mkdir -p "$RV_WORK"/{shlex.quote(folder)} &&' for folder in folders),
-        *(f'rv_unpack "$RV_WORK"/{shlex.quote(name)} {_pack(content)} &&' for name, content in spec.files.items()),
+        *(_file(name, content) for name, content in spec.files.items()),
         f'rv_unpack "$RV_HOME/commands.sh" {_pack(commands)}',
         "}",
         "rv_user_env() { :",
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         "}",
     ]
+
+
+def _file(name: str, content: bytes | StagedFile) -> str:
+    target = f'"$RV_WORK"/{shlex.quote(name)}'
+    if isinstance(content, StagedFile):
+        return f"rv_fetch {target} {shlex.quote(content.url)} {content.sha256} &&"
+    return f"rv_unpack {target} {_pack(content)} &&"
 
 
 def _pack(content: bytes) -> str:

@@ -1,7 +1,7 @@
 # What happens on a node, the same on every platform. The renderer puts the variables (RV_*) and the platform's
 # functions in front: rv_arm_lifetime, rv_ip, rv_device ID, rv_secret ID, rv_ready, rv_wait_go, rv_report JSON,
 # rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX.
-# Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep; neither python nor jq.
+# Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep, and curl for staged files; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
 RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
@@ -13,6 +13,21 @@ rv_now() { date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00; }
 rv_say() { printf 'rankvol: %s\n' "$*"; }
 rv_b64() { base64 -w0; }
 rv_unpack() { printf %s "$2" | base64 -d | gzip -dc >"$1"; }
+
+# Fetches file $1 from URL $2, whose query is a password of sorts and is not shown; only content of SHA-256 $3 counts.
+rv_fetch() {
+  local try found
+  for try in 1 2 3 4 5; do
+    if RV_WHY=$(curl -q -fsS --connect-timeout 10 --speed-limit 1024 --speed-time 30 -o "$1" "$2" 2>&1); then
+      found=$(sha256sum <"$1")
+      [ "${found%% *}" != "$3" ] || return 0
+      RV_WHY="found SHA-256 ${found%% *}, expected $3"
+    fi
+    [ "$try" = 5 ] || sleep "$try"
+  done
+  RV_WHY="${1##*/} could not be fetched from ${2%%\?*}: $RV_WHY"
+  return 1
+}
 
 # Ends the node after a step before the commands failed.
 rv_die() {
@@ -369,7 +384,8 @@ rv_main() {
   mkdir -p "$RV_WORK" || rv_die "the working directory $RV_WORK could not be made"
   rv_arm_lifetime || rv_die "the timer for this node's lifetime could not be set"
   if [ "$RV_ROLE" = rank ]; then rv_mount_rank; else rv_mount_ranks; fi
-  rv_files || rv_die "the job's files could not be written to $RV_WORK"
+  RV_WHY=''
+  rv_files || rv_die "the job's files could not be written to $RV_WORK${RV_WHY:+: $RV_WHY}"
   rv_fetch_secrets
   if [ "$RV_RENDEZVOUS" = 1 ]; then
     rv_ready || rv_die "this node could not report that it is ready"

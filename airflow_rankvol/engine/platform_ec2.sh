@@ -95,11 +95,9 @@ rv_console() {
   { [ -e "$RV_CONSOLE" ] && printf '%s\n' "$1" >>"$RV_CONSOLE"; } 2>/dev/null || printf '%s\n' "$1" >&"$RV_STDOUT"
 }
 
-# Read by backends/_aws_report.py, as the report is.
-rv_ready() {
-  rv_console RANKVOL-READY
-  rv_console RANKVOL-READY
-}
+# For people: the backend takes a node for ready as soon as it runs and has its volumes, and a message that comes before
+# the node waits for it stays.
+rv_ready() { rv_console RANKVOL-READY; }
 
 # backends/_aws_wire.py wrote the tags: rankvol:go says how many parts there are and what their SHA-256 begins with.
 rv_wait_go() {

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends._aws_report import is_ready, log_of, report_of
+from airflow_rankvol.backends._aws_report import log_of, report_of
 from airflow_rankvol.backends._aws_userdata import user_data
 from airflow_rankvol.backends._aws_wire import go_tags
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.records import Attachment, Role
 from tests.clouds.nodes import packages
 from tests.clouds.nodes.host import Link, NodeSpec
-from tests.clouds.nodes.kit import Lab, content, until
+from tests.clouds.nodes.kit import Lab, content
 from tests.clouds.nodes.test_aws_cli import METADATA
 
 KEY = "0a1b2c3d"
@@ -284,7 +284,8 @@ def test_nodes_start_together_and_know_each_other(cloud: Cloud, lab: Lab) -> Non
         mounts = (volume(disk, index, may_format=True),)
         spec = replace(RANK, rank=index, attachments=mounts, commands=commands, rendezvous=True)
         nodes.append(cloud.launch(spec, disk, address=f"10.0.0.{index + 11}"))
-    until(lambda: all(is_ready(lab.console(node)) for node in nodes), lambda: lab.console(nodes[0]))
+    for node in nodes:
+        lab.until("RANKVOL-READY", node)
     assert [cloud.report(node) for node in nodes] == [None, None]
     message = {"NODES_IPS": "10.0.0.11\n10.0.0.12", "MASTER_ADDR": "10.0.0.11", "MASTER_PORT": "20001"}
     cloud.tags = go_tags(message)
@@ -295,6 +296,14 @@ def test_nodes_start_together_and_know_each_other(cloud: Cloud, lab: Lab) -> Non
         assert base64.b64decode(report["log_tail_b64"]) == b"10.0.0.11,10.0.0.12, 10.0.0.11 20001\n"
 
 
+def _answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    if body.get("SecretId") == "db":
+        return 200, {"SecretString": 'p\'w "$x"\n2'}
+    if body.get("Name") == "/db/user" and body["WithDecryption"]:
+        return 200, {"Parameter": {"Value": "me"}}
+    return 400, {"__type": "AccessDeniedException", "message": "no right to that"}
+
+
 @pytest.fixture
 def secrets() -> Iterator[int]:
     """A service that knows one secret and one parameter."""
@@ -302,12 +311,7 @@ def secrets() -> Iterator[int]:
     class Service(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if body.get("SecretId") == "db":
-                answer, status = {"SecretString": 'p\'w "$x"\n2'}, 200
-            elif body.get("Name") == "/db/user" and body["WithDecryption"]:
-                answer, status = {"Parameter": {"Value": "me"}}, 200
-            else:
-                answer, status = {"__type": "AccessDeniedException", "message": "no right to that"}, 400
+            status, answer = _answer(body)
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_rankvol.backends._aws_report import is_ready, log_of, report_of
+from airflow_rankvol.backends._aws_report import log_of, report_of
 from tests.unit.aws.shell import Shell
 
 #: GetConsoleOutput's window: "the most recent 64 KB".
@@ -168,11 +168,6 @@ def test_a_line_that_would_unpack_to_more_than_any_node_sends_is_no_report() -> 
 def test_prefixes_of_a_journal_do_not_matter() -> None:
     text = report(2000)
     assert report_of("".join(f"[   31.4] cloud-init[812]: {line}" for line in first_copy(text))) == text
-
-
-def test_ready_is_seen_through_prefixes_and_colours() -> None:
-    assert not is_ready(BOOT)
-    assert is_ready(BOOT + "\x1b[0mcloud-init[812]: RANKVOL-READY\r\n")
 
 
 def test_the_log_has_what_the_node_printed_and_neither_reports_nor_control_characters() -> None:
