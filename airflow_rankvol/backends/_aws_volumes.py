@@ -81,9 +81,10 @@ class Volumes:
         except BackendError as exc:
             if code(exc) != "InvalidVolume.NotFound":
                 raise
-            # One that is gone spoils the call for all of them.
+            # One that is gone spoils the call for all of them; one that is new may not be known yet.
             left = self._ours(self._look(ids))
-            if set(left) == set(ids):
+            gone = set(ids) - set(left)
+            if not gone or any(map(self.memory.just_made, gone)):
                 raise
             self._tag(left, tags)
 

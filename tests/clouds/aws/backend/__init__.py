@@ -1,0 +1,1 @@
+"""The AWS backend against the double."""
