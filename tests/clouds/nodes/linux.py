@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
-import threading
-from collections.abc import Callable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -53,28 +47,9 @@ def unmount(target: str, flags: int = 0) -> None:
 def pivot_root(root: str) -> None:
     """Make a mount point this process's root, and let go of the old one."""
     os.chdir(root)
-    call("syscall", _PIVOT_ROOT[platform.machine()], b".", b".")
+    call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
     unmount(".", MNT_DETACH)
     os.chdir("/")
-
-
-def in_thread(act: Callable[[], T]) -> T:
-    """Run in a thread of its own, whose namespaces can be changed without harm to others."""
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(act())
-        except BaseException as exc:  # noqa: BLE001 - raised again below
-            failed.append(exc)
-
-    thread = threading.Thread(target=run, name="namespace")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def mounts(pid: int | str = "self") -> list[tuple[str, str]]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from tests.clouds.nodes import linux
+
+T = TypeVar("T")
 
 
 class Switch:
     """A bridge that connects nodes. Nothing of it is in this machine's own network namespace at any time."""
 
     def __init__(self) -> None:
-        self._fd = linux.in_thread(_new_namespace)
+        self._fd = _in_thread(_new_namespace)
         self._ports = itertools.count()
         _ip(self._fd, "link add nodes type bridge stp_state 0 forward_delay 0", "link set nodes up")
 
@@ -49,6 +54,25 @@ class Switch:
         os.close(self._fd)
 
 
+def _in_thread(act: Callable[[], T]) -> T:
+    """Run in a thread of its own, whose namespaces can be changed without harm to others."""
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(act())
+        except BaseException as exc:  # noqa: BLE001 - raised again below
+            failed.append(exc)
+
+    thread = threading.Thread(target=run, name="namespace")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
 def _new_namespace() -> int:
     linux.call("unshare", linux.CLONE_NEWNET)
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -69,4 +93,4 @@ def _ip(namespace: int, *commands: str) -> None:
         if done.returncode:
             raise OSError(f"ip: {done.stderr.strip()}; asked for: {'; '.join(commands)}")
 
-    linux.in_thread(run)
+    _in_thread(run)

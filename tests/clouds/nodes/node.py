@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
+import marshal
 import os
 import signal
 import socket
@@ -107,7 +106,7 @@ class NodeSpec:
             "hostname": hostname,
             "issue": self.issue,
             "environment": {**_ENVIRONMENT, **self.environment},
-            "user_data": base64.b64encode(self.user_data).decode(),
+            "user_data": self.user_data,
             "root_mib": self.root_mib,
             "minute_s": self.minute_s,
             "stop_grace_s": self.stop_grace_s,
@@ -160,9 +159,9 @@ class Node:
         threading.Thread(target=self._wait, name=f"node-{self.spec.id}", daemon=True).start()
 
     def _spawn(self, control: int) -> subprocess.Popen[bytes]:
-        config = self._folder / "config.json"
+        config = self._folder / "config"
         config.touch(mode=0o600)
-        config.write_text(json.dumps(self.spec.config(self._base)), encoding="utf-8")
+        config.write_bytes(marshal.dumps(self.spec.config(self._base)))
         with (self._folder / "init.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _COMMAND, str(_CHECKOUT), str(control), str(config)],
@@ -177,7 +176,7 @@ class Node:
 
     def _set_up(self, control: socket.socket, services: Services, switch: Switch) -> None:
         born, ready = sorted((self._receive(control) for _ in range(2)), key=lambda pair: "ready" in pair[0])
-        (self._folder / "config.json").unlink()  # there may be secrets in the user data
+        (self._folder / "config").unlink()  # there may be secrets in the user data
         self._pid, (self._pidfd,) = born[0]["pid"], born[1]
         self._exits.callback(os.close, self._pidfd)
         self._dev = os.open(f"/proc/{self._pid}/root/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -203,7 +202,7 @@ class Node:
             raise NodeError("it ended")
         for fd in fds:
             os.set_inheritable(fd, False)
-        return json.loads(data), list(fds)
+        return marshal.loads(data), list(fds)
 
     def _own_addresses(self) -> list[str]:
         addresses = [METADATA_ADDRESS, *(link.address for link in self.spec.links)]

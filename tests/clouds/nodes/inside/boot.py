@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import signal
 import socket
 import struct
 import sys
-import traceback
 from fcntl import ioctl
-from typing import Any
 
 from tests.clouds.nodes import linux
 from tests.clouds.nodes.inside import root
 from tests.clouds.nodes.inside.init import Init
+
+TYPE_CHECKING = False  # typing, like json and traceback, takes longer to import than all the rest
+if TYPE_CHECKING:
+    from typing import Any
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _TIOCSCTTY, _TIOCSPTLCK = 0x540E, 0x40045431
@@ -29,12 +31,12 @@ def main(control_fd: int, config_path: str) -> None:
     Args:
         control_fd: socket to whom the node belongs: it is told the node's pid and given the console and the
             listening sockets; the node dies when its other end is closed.
-        config_path: JSON of what :class:`~tests.clouds.nodes.node.Node` asks for.
+        config_path: what marshal made of what :class:`~tests.clouds.nodes.node.Node` asks for.
     """
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
-    with open(config_path, encoding="utf-8") as file:
-        config = json.load(file)
+    with open(config_path, "rb") as file:
+        config = marshal.load(file)
     linux.call("unshare", linux.CLONE_NEWPID)
     child = os.fork()
     if child == 0:
@@ -47,14 +49,14 @@ def main(control_fd: int, config_path: str) -> None:
 
 def tell(control: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
     """Send one message with open files."""
-    socket.send_fds(control, [json.dumps(message).encode()], fds)
+    socket.send_fds(control, [marshal.dumps(message)], fds)
 
 
 def _inner(control: socket.socket, config: dict[str, Any]) -> None:
     try:
         _become(control, config).run()
     except BaseException:  # noqa: BLE001 - a forked copy must end here, whatever happens
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
     os._exit(1)
 

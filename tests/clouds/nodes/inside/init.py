@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import selectors
@@ -10,10 +9,13 @@ import signal
 import socket
 import time
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 from tests.clouds.nodes import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _SCRIPT = "/var/lib/cloud/instance/scripts/part-001"
 _OUTPUT_LOG = "/var/log/cloud-init-output.log"
@@ -69,7 +71,7 @@ class Init:
 
     def _start(self) -> None:
         self._kernel_says(f"Linux version {os.uname().release}")
-        data = base64.b64decode(self._config["user_data"])
+        data = self._config["user_data"]
         if data[:2] == b"\x1f\x8b":  # cloud-init unpacks what begins as gzip does
             data = zlib.decompress(data, wbits=31)
         self._say("Cloud-init running 'modules:final'")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Any
 
 from tests.clouds.nodes import linux
 
-Config = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 # A node is root, yet must neither change this machine's kernel nor make device nodes for its disks.
@@ -17,7 +18,7 @@ _DROPPED = (linux.CAP_SYS_MODULE, linux.CAP_SYS_RAWIO, linux.CAP_SYS_TIME, linux
 _PLAIN = linux.MS_NOSUID | linux.MS_NODEV
 
 
-def enter(config: Config) -> None:
+def enter(config: dict[str, Any]) -> None:
     """Move this process into a root of its own; nothing of the old one can be reached any more."""
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     stage = config["stage"]
