@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -65,6 +66,10 @@ class App:
         except Dropped:
             call.code = "(no answer)"
             raise
+        except Exception as bug:  # noqa: BLE001 -- a client that is told of it is better than one that hangs up
+            traceback.print_exc()
+            call.code = "DoubleHasABug"
+            status, headers, body = 500, [("Content-Type", "text/xml")], Ec2Error(call.code, repr(bug)).xml(request_id)
         finally:
             call.took_s = round(time.monotonic() - started, 6)
         call.status = status
@@ -129,11 +134,12 @@ class App:
             with self.ec2.catalog.moto_lock:
                 return self._from_moto(environ, call)
         result = self.ec2.answer(call.action, call.params)
-        call.made = [result[k] for k in ("VolumeId", "SnapshotId") if k in result]
-        call.made += [i["InstanceId"] for i in result.get("Instances", ())]
+        call.made = _made(call.action, result)
         return 200, [("Content-Type", "text/xml;charset=UTF-8")], self._wire.render(call.action, result, request_id)
 
     def _from_moto(self, environ: dict[str, Any], call: Call) -> Answer:
+        if not call.action.startswith(("Describe", "Get", "Head", "List")):
+            self.ec2.catalog.changed = True
         environ["wsgi.input"] = io.BytesIO(environ["double.body"])
         status, headers = 500, list[tuple[str, str]]()
 
@@ -148,6 +154,14 @@ class App:
         if status >= 400:
             call.code = f"HTTP {status}"
         return status, headers, body
+
+
+def _made(action: str, result: dict[str, Any]) -> list[str]:
+    """Return the ids of what a call has created."""
+    if action == "RunInstances":
+        return [i["InstanceId"] for i in result["Instances"]]
+    made = {"CreateVolume": "VolumeId", "CreateSnapshot": "SnapshotId"}.get(action)
+    return [result[made]] if made else []
 
 
 def _decoded(encoded: str, request_id: str) -> Answer:

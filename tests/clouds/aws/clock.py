@@ -20,9 +20,18 @@ class Clock:
     def __init__(self) -> None:
         self._offset_s = 0.0
         self._frozen_at: float | None = None
+        # The time at which what happens now was due, so that one leap through a chain of events keeps their distance.
+        self.due_at: float | None = None
 
     def now(self) -> float:
         """Return the double's time in seconds since the epoch."""
+        return self._passed() if self.due_at is None else self.due_at
+
+    def is_due(self, at: float) -> bool:
+        """Return whether that time has come."""
+        return at <= self._passed()
+
+    def _passed(self) -> float:
         return (time.time() if self._frozen_at is None else self._frozen_at) + self._offset_s
 
     def advance(self, seconds: float) -> None:
@@ -67,12 +76,14 @@ class Agenda:
 
     def settle(self) -> None:
         """Run all that has fallen due. The caller holds the lock."""
-        while self._heap and self._heap[0][0] <= self._clock.now():
-            act = heapq.heappop(self._heap)[2]
+        while self._heap and self._clock.is_due(self._heap[0][0]):
+            self._clock.due_at, _, act = heapq.heappop(self._heap)
             try:
                 act()
             except Exception:  # noqa: BLE001 -- time goes on; the double's log has the reason
                 traceback.print_exc()
+            finally:
+                self._clock.due_at = None
 
     def clear(self) -> None:
         """Forget all that was to come."""

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from moto.moto_api._internal.models import moto_api_backend
-
 from tests.clouds.aws.ec2 import Ec2
 from tests.clouds.aws.faults import Faults, Rule
 from tests.clouds.aws.lifecycle import REASONS
@@ -58,8 +56,6 @@ class Control:
         self._rights.clear()
         self._recorder.clear()
         self._ec2.clear()
-        with self._ec2.catalog.moto_lock:
-            moto_api_backend.reset()
 
     def do_settings(self, **changes: Any) -> Json:
         """Change settings, and return all."""

@@ -170,4 +170,4 @@ class Ec2:
             self.world.clear()
             for part in (self.tokens, self.stuck, self.buckets, self.launcher, self.attachments, self.lifecycle):
                 part.clear()
-            self.catalog.forget()
+        self.catalog.reset()

@@ -16,6 +16,7 @@ from tests.clouds.aws.volumes import new_volume
 from tests.clouds.aws.world import World
 
 USER_DATA_LIMIT = 16 * 1024  # ec2ug/instancedata-add-user-data: 16 KB "in raw form, before it is base64-encoded"
+ROOT_GIB = 8  # the size of Amazon Linux 2023's snapshot
 _TAGGABLE = ("instance", "volume", "network-interface", "spot-instances-request")
 _UNKNOWN_HERE = (
     "LaunchTemplate",
@@ -26,6 +27,7 @@ _UNKNOWN_HERE = (
     "LicenseSpecifications",
     "EnclaveOptions",
     "PrivateIpAddress",
+    "DisableApiTermination",
     "KernelId",
     "RamdiskId",
 )
@@ -210,13 +212,19 @@ class Launcher:
         self, params: dict[str, Any], image: Image, instances: tuple[Instance, ...], tags: dict[str, str]
     ) -> Any:
         """Yield the volumes that the launch creates: the root's, and what else is mapped."""
-        mappings = {image.root_device: {"VolumeSize": 8, "VolumeType": "gp3"}}
+        mappings = {image.root_device: {"VolumeSize": ROOT_GIB, "VolumeType": "gp3"}}
         for one in params.get("BlockDeviceMappings") or []:
             device = one.get("DeviceName") or _required("BlockDeviceMapping.DeviceName")
             check_device(device)
             if "Ebs" not in one:
                 raise not_modelled("a block device mapping without Ebs")
             mappings[device] = {**mappings.get(device, {}), **one["Ebs"]}
+        if mappings[image.root_device]["VolumeSize"] < ROOT_GIB:
+            raise Ec2Error(
+                "InvalidBlockDeviceMapping",
+                f"Volume of size {mappings[image.root_device]['VolumeSize']}GB is smaller than the image's snapshot, "
+                f"expect size >= {ROOT_GIB}GB",
+            )
         for instance in instances:
             for device, ebs in mappings.items():
                 volume = new_volume(self._world, self._catalog, ebs, instance.zone)
