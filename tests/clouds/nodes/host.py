@@ -38,6 +38,9 @@ class NodeHost:
         self._state_dir = state_dir.absolute()
         self._on_end = on_end
         self._lock = threading.Lock()
+        self._started = threading.Condition(self._lock)
+        self._starting = 0
+        self._launched: set[str] = set()
         self._nodes: dict[str, Node] = {}
         self._closed = False
         self._state_dir.mkdir(parents=True, exist_ok=True)
@@ -50,15 +53,24 @@ class NodeHost:
     def launch(self, spec: NodeSpec) -> None:
         """Start a node; returns when its user data begin to run, after about a tenth of a second."""
         folder = self._folder(spec.id)
-        folder.mkdir(parents=True)
         node = Node(spec, self._base, folder, lambda why: self._ended(spec.id, why))
-        node.start(self._services, self._switch)
         with self._lock:
-            self._nodes[spec.id] = node
-            closed = self._closed
-        if closed:
-            node.kill()
-            node.wait()
+            if self._closed:
+                raise NodeError(f"node {spec.id} cannot start: its host is closed")
+            if spec.id in self._launched:
+                raise ValueError(f"there was a node {spec.id} already")
+            self._launched.add(spec.id)
+            self._starting += 1
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier host
+            folder.mkdir(parents=True)
+            node.start(self._services, self._switch)
+            with self._lock:
+                self._nodes[spec.id] = node
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._started.notify_all()
 
     def attach(self, node_id: str, volume_id: str, image_path: Path, by_id: Sequence[str], device: str) -> None:
         """Make an image appear in a running node as a disk.
@@ -96,7 +108,10 @@ class NodeHost:
     def close(self) -> None:
         """Kill all nodes; nothing but their consoles stays."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            self._started.wait_for(lambda: self._starting == 0)
             nodes = list(self._nodes.values())
         for node in nodes:
             node.kill()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +109,13 @@ def test_what_a_node_cannot_do_fails_loudly(lab: Lab, command: str) -> None:
     assert "code 1" in lab.printed()
 
 
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing_in_the_nodes_programs() -> None:
+    script = Path(__file__).parent / "inside/power.sh"
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_processes_get_a_term_before_they_are_killed(lab: Lab) -> None:
     lab.launch("trap 'echo terminated; exit' TERM; (trap '' TERM; exec sleep 60) & poweroff; wait", stop_grace_s=0.3)
     assert lab.wait() == "poweroff"
@@ -116,7 +126,7 @@ def test_the_end_is_told_once_and_the_id_stays_taken(lab: Lab) -> None:
     lab.run("true")
     lab.host.kill("n1")  # of a node that has ended: nothing
     assert lab.ends == {"n1": "poweroff"}
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="n1"):
         lab.launch("true")
     with pytest.raises(NodeError, match="n2"):
         lab.host.kill("n2")

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.clouds.nodes.host import NodeError
 from tests.clouds.nodes.kit import DISK, Lab, content, leftovers, links, until
 
 DEVICE = f"/dev/disk/by-id/{DISK}"
@@ -25,6 +27,7 @@ wait
 OWNER = """
 import sys, time
 from pathlib import Path
+from tests.clouds.nodes.host import NodeError
 from tests.clouds.nodes.kit import Lab
 lab = Lab(Path(sys.argv[1]))
 lab.launch(sys.argv[2])
@@ -84,7 +87,18 @@ def test_closing_the_host_ends_all_nodes_without_a_word(lab: Lab) -> None:
     lab.host.close()
     assert not leftovers(lab.folder)
     assert not lab.ends
-    lab.host = Lab(lab.folder / "next").host
+    with pytest.raises(NodeError, match="closed"):
+        lab.launch("true", "late")
+
+
+def test_closing_the_host_waits_for_nodes_that_are_just_starting(lab: Lab) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        starts = [pool.submit(lab.launch, "sleep 60", f"n{index}", f"10.0.2.{index}") for index in range(4)]
+        while not any((lab.folder / "nodes").glob("nodes/*/config")):
+            time.sleep(0.001)
+        lab.host.close()
+        assert not leftovers(lab.folder)
+        assert {type(start.exception()) for start in starts} <= {type(None), NodeError}
 
 
 def test_nothing_outlives_an_owner_that_is_killed(lab: Lab, tmp_path: Path) -> None:
