@@ -78,9 +78,14 @@ class Nodes:
                 text = "refused: it carries no tags of ours"
                 raise NotOurs(text, backend="aws", verb="tell_nodes", resource=node_id)
         tags = tag_list(go_tags(message))
+        # Every rank that steps on the same observation says the same; EC2 shows the tags a moment later.
+        told = f"told:{hash((tuple(node_ids), tuple(message.items())))}"
+        if not self.memory.is_due(told):
+            return
         for start in range(0, len(node_ids), PAGE):
             ids = list(node_ids[start : start + PAGE])
             self.ec2.call("CreateTags", "tell_nodes", ", ".join(ids), Resources=ids, Tags=tags)
+        self.memory.looked_up([told])
 
     def read_report(self, node_id: str) -> str | None:
         """Return the report on a node's console; read once, when the node has ended."""

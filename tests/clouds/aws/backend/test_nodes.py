@@ -97,7 +97,7 @@ def test_no_capacity_at_all_is_tried_again_later(lab: Lab) -> None:
     """What may be had later counts more than what never will."""
     lab.double("no_capacity", type="m7i.large")
     lab.double("unsupported", type="m6i.large")
-    with pytest.raises(NoCapacity, match="machine_type='m7i.large, m6i.large'") as caught:
+    with pytest.raises(NoCapacity, match=r"machine_type='m7i\.large, m6i\.large'") as caught:
         lab.node(lab.volume(), machine_type="m7i.large, m6i.large")
     assert "Unsupported" in caught.value.__notes__[0]
 
