@@ -1,0 +1,132 @@
+"""What is refused before anything is created, each with what would work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.errors import AuthDenied, ConfigError
+from airflow_rankvol.plan import Plan, RunIdentity, make_plan
+from airflow_rankvol.spec.job import RankJob
+from tests.clouds.aws.backend.kit import Lab
+
+ANY_SECRET = {"secret_env": {"TOKEN": "/token"}}
+
+
+def plan(**fields: Any) -> Plan:
+    job = {"nodes": 4, "volumes": "data-${NODE_RANK}:/data", "commands": ["true"], **fields}
+    return make_plan(RankJob.model_validate(job), RunIdentity("lab", "dag", "run-1", "group"))
+
+
+def test_a_job_that_says_little_is_fine(lab: Lab) -> None:
+    lab.backend.check(plan())
+    counts = lab.double.counts()
+    assert all(number <= 3 for number in counts.values()), counts
+
+
+def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
+    lab.backend.check(
+        plan(
+            volume_template={"type": "io2", "iops": 1000, "size": "100GB", "tags": {"team": "etl"}},
+            node={
+                "machine_type": "c7i.xlarge, c6i.xlarge",
+                "zones": "us-east-1a, us-east-1b",
+                "spot": True,
+                "max_price": "1",
+                "root_size": "20GB",
+                "tags": {"team": "etl"},
+            },
+            gather=["true"],
+            gather_node={"machine_type": "m7i.2xlarge"},
+        )
+    )
+    assert lab.double.state()["volumes"] == {}
+    assert lab.double.state()["instances"] == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"volume_template": {"type": "gp9"}}, "type 'gp9' .*expected one of gp3"),
+        ({"volume_template": {"reclaim": "snapshot"}}, "reclaim='snapshot'.*'retain'"),
+        ({"volume_template": {"image": "x"}}, "image='x'"),
+        ({"volume_template": {"snapshot": "snap-0123456789abcdef0"}}, "no snapshot snap-0123456789abcdef0"),
+        ({"volume_template": {"tags": {str(n): "x" for n in range(40)}}}, "5[0-9] tags.*takes 50"),
+        ({"node": {"zones": "eu-west-1a"}}, "'eu-west-1a' is no zone.*us-east-1a"),
+        ({"node": {"machine_type": "x9.huge"}}, "no 'x9.huge'"),
+        ({"node": {"image": "debian"}}, "'debian' was found.*ami-.*ssm:"),
+        ({"node": {"subnets": "subnet-0123"}}, "no subnet subnet-0123"),
+        ({"node": {"security_groups": "sg-0123"}}, "no sg-0123"),
+        ({"node": {"tags": {"a b": "c"}}}, "'a b'.*metadata service"),
+        ({"node": {"tags": {str(n): "x" for n in range(20)}}, "rendezvous": True}, "tags.*takes 50"),
+        ({"node": {"report": "ssm"}}, "'ssm' is not there yet"),
+        ({"node": {"root_size": "1GB"}}, "root_size.*needs at least"),
+        ({"node": {"root_type": "io2"}}, "root_type: 'io2'"),
+        ({"nodes": 600, "rendezvous": True}, "at most 512 start together"),
+        ({"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(40)], "nodes": 1}, "takes [0-9]+ volumes.*gets the 40"),
+        ({"secret_env": {"TOKEN": "token"}}, "secret_env.TOKEN: 'token'.*secretsmanager:NAME"),
+        (ANY_SECRET, r"node\.instance_profile is not set.*/token"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_cannot_work_is_refused(lab: Lab, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(plan(**fields))
+
+
+def test_a_type_that_a_zone_lacks_names_zones_that_have_it(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"m7i\.large is not offered in zone us-east-1e.*us-east-1a"):
+        lab.backend.check(plan(node={"machine_type": "m7i.large", "zones": "us-east-1e"}))
+
+
+def test_a_subnet_of_another_zone_is_refused_with_the_right_one(lab: Lab) -> None:
+    subnets = lab.double.boto3("ec2").describe_subnets()["Subnets"]
+    zones = {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in subnets}
+    lab.backend.check(plan(node={"subnets": {zone: zones[zone] for zone in ("us-east-1a", "us-east-1b")}}))
+    with pytest.raises(ConfigError, match="lies in us-east-1b, the volumes in us-east-1a"):
+        lab.backend.check(plan(node={"subnets": zones["us-east-1b"], "zones": "us-east-1a"}))
+
+
+def test_a_snapshot_that_is_larger_is_refused(lab: Lab) -> None:
+    snapshot = lab.double.boto3("ec2").create_snapshot(VolumeId=lab.volume(size="20GB").id)["SnapshotId"]
+    lab.settle()
+    with pytest.raises(ConfigError, match="needs at least 20 GiB"):
+        lab.backend.check(plan(volume_template={"size": "10GB", "snapshot": snapshot}))
+    lab.backend.check(plan(volume_template={"size": "20GB", "snapshot": snapshot}))
+
+
+def test_a_name_that_two_volumes_have_cannot_be_adopted(lab: Lab) -> None:
+    lab.foreign_volume("dataset-0")
+    lab.backend.check(plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+    lab.foreign_volume("dataset-0")
+    with pytest.raises(ConfigError, match="2 volumes have that name"):
+        lab.backend.check(plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+@pytest.mark.parametrize("action", ["CreateVolume", "RunInstances"])
+def test_a_missing_right_is_told_in_full(lab: Lab, action: str) -> None:
+    """STS says what the refusal is about, where it may be asked."""
+    lab.double("deny", actions=[f"ec2:{action}"])
+    with pytest.raises(AuthDenied, match=rf"ec2:{action} on .* for arn:aws.*docs/aws\.md"):
+        lab.backend.check(plan())
+
+
+def test_a_missing_right_is_told_without_sts_too(lab: Lab) -> None:
+    lab.double("deny", actions=["ec2:RunInstances", "sts:*"])
+    with pytest.raises(AuthDenied, match="RunInstances answered UnauthorizedOperation: You are not authorized"):
+        lab.backend.check(plan())
+
+
+@pytest.mark.parametrize("state", ["expired", "invalid"])
+def test_credentials_that_do_not_count_say_so(lab: Lab, state: str) -> None:
+    lab.double("credentials", state=state)
+    with pytest.raises(AuthDenied, match="credentials of the connection are not valid"):
+        lab.backend.check(plan())
+    lab.double("credentials", state="ok")
+
+
+def test_a_run_id_that_is_too_long_for_a_tag_is_refused(lab: Lab) -> None:
+    job = RankJob.model_validate({"nodes": 1, "volumes": "data-${NODE_RANK}:/data", "commands": ["true"]})
+    with pytest.raises(ConfigError, match="300 characters"):
+        lab.backend.check(make_plan(job, RunIdentity("lab", "dag", "r" * 300, "group")))
