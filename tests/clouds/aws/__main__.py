@@ -18,13 +18,17 @@ def _environment() -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def main() -> None:
-    """Serve."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.clouds.aws")
     parser.add_argument("--state-dir", type=Path, required=True, help="a directory that the double may fill and empty")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--nodes", action="store_true", help="let instances really run")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Serve."""
+    args = _arguments()
     _environment()
 
     from tests.clouds.aws.app import App

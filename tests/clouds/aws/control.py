@@ -117,11 +117,12 @@ class Control:
 
     def do_no_capacity(self, zone: str = "*", type: str = "*", times: int = 1_000_000) -> None:  # noqa: A002
         """Let the next launches of a type in a zone find no capacity; times 0 gives it back."""
-        self._ec2.launcher.scarce[zone, type] = times
+        self._ec2.launcher.capacity.scarce[zone, type] = times
 
     def do_unsupported(self, zone: str = "*", type: str = "*", on: bool = True) -> None:  # noqa: A002
         """Take a type from a zone, or give it back."""
-        (self._ec2.launcher.unsupported.add if on else self._ec2.launcher.unsupported.discard)((zone, type))
+        lacking = self._ec2.launcher.capacity.unsupported
+        (lacking.add if on else lacking.discard)((zone, type))
 
     def do_stick(self, state: str, volume: str = "*", times: int = 1) -> None:
         """Let the next attaches or detaches of a volume hang in "attaching" or "detaching"."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.clouds.aws.attachments import check_device
+from tests.clouds.aws.capacity import Capacity
 from tests.clouds.aws.catalog import Catalog, Image, Subnet
 from tests.clouds.aws.errors import Ec2Error, combination, invalid, missing, not_modelled
 from tests.clouds.aws.model import Instance, Volume
@@ -48,14 +49,12 @@ class Launcher:
         self._world = world
         self._catalog = catalog
         self._addresses = itertools.count(16)
-        self.unsupported: set[tuple[str, str]] = set()  # (zone or "*", type or "*")
-        self.scarce: dict[tuple[str, str], int] = {}  # the same, and how many more launches fail
+        self.capacity = Capacity(world, catalog)
 
     def clear(self) -> None:
         """Forget what was scripted."""
         self._addresses = itertools.count(16)
-        self.unsupported.clear()
-        self.scarce.clear()
+        self.capacity.clear()
 
     def order(self, params: dict[str, Any], *, dry_run: bool = False) -> Order:
         """Return the instances that a request asks for, as yet nowhere.
@@ -77,33 +76,35 @@ class Launcher:
         profile = self._catalog.profile(params["IamInstanceProfile"]) if params.get("IamInstanceProfile") else None
         tags = from_specifications(params, _TAGGABLE)
         self._check_tags(params, tags)
-        spot = self._spot(params)
+        spot = self.capacity.spot(params)
         if not dry_run:
-            self._check_capacity(subnet.zone, kind, count)
+            self.capacity.check(subnet.zone, kind, count)
         facts = _facts(params, image, subnet, groups, profile)
-        reservation_id = self._world.new_id("r")
-        instances = tuple(
-            Instance(
-                id=self._world.new_id("i"),
-                created_at=self._world.now(),
-                tags=self._world.new_tags(dict(tags.get("instance", {}))),
-                token=params.get("ClientToken") or "",
-                zone=subnet.zone,
-                type=kind,
-                subnet_id=subnet.id,
-                address=self._address(subnet),
-                user_data=user_data,
-                shutdown_behavior=params.get("InstanceInitiatedShutdownBehavior", "stop"),
-                spot=spot,
-                metadata_tags=params.get("MetadataOptions", {}).get("InstanceMetadataTags") == "enabled",
-                reservation_id=reservation_id,
-                root_device=image.root_device,
-                launch_index=n,
-                facts=facts,
-            )
-            for n in range(count)
-        )
+        wish = {
+            "token": params.get("ClientToken") or "",
+            "zone": subnet.zone,
+            "type": kind,
+            "subnet_id": subnet.id,
+            "user_data": user_data,
+            "shutdown_behavior": params.get("InstanceInitiatedShutdownBehavior", "stop"),
+            "spot": spot,
+            "metadata_tags": params.get("MetadataOptions", {}).get("InstanceMetadataTags") == "enabled",
+            "reservation_id": self._world.new_id("r"),
+            "root_device": image.root_device,
+            "facts": facts,
+        }
+        instances = tuple(self._instance(wish, n, subnet, tags.get("instance", {})) for n in range(count))
         return Order(instances, tuple(self._disks(params, image, instances, tags.get("volume", {}))))
+
+    def _instance(self, wish: dict[str, Any], index: int, subnet: Subnet, tags: dict[str, str]) -> Instance:
+        return Instance(
+            id=self._world.new_id("i"),
+            created_at=self._world.now(),
+            tags=self._world.new_tags(dict(tags)),
+            launch_index=index,
+            address=self._address(subnet),
+            **wish,
+        )
 
     def _check_type(self, kind: str, image: Image) -> None:
         known = self._catalog.instance_type(kind)
@@ -152,59 +153,6 @@ class Launcher:
         if behavior not in ("stop", "terminate"):
             raise invalid(f"Value ({behavior}) for parameter instanceInitiatedShutdownBehavior is invalid")
 
-    def _spot(self, params: dict[str, Any]) -> bool:
-        market = params.get("InstanceMarketOptions") or {}
-        if not market:
-            return False
-        if market.get("MarketType", "spot") != "spot":
-            raise not_modelled(f"the market {market['MarketType']}")
-        options = market.get("SpotOptions", {})
-        price = options.get("MaxPrice")
-        now = self._world.settings.spot_price_usd
-        try:
-            if price is not None and float(price) < now:
-                raise Ec2Error(
-                    "SpotMaxPriceTooLow",
-                    f"Your Spot request price of {price} is lower than the minimum required Spot request fulfillment "
-                    f"price of {now}.",
-                )
-        except ValueError:
-            raise invalid(f"Value ({price}) for parameter price is invalid") from None
-        if (
-            options.get("SpotInstanceType", "one-time") == "one-time"
-            and options.get("InstanceInterruptionBehavior", "terminate") != "terminate"
-        ):
-            raise combination("A one-time Spot request can only be terminated when it is interrupted")
-        return True
-
-    def _check_capacity(self, zone: str, kind: str, count: int) -> None:
-        places = [(zone, kind), (zone, "*"), ("*", kind), ("*", "*")]
-        if kind not in self._catalog.offered(zone) or any(p in self.unsupported for p in places):
-            raise Ec2Error(
-                "Unsupported",
-                f"Your requested instance type ({kind}) is not supported in your requested Availability Zone ({zone}). "
-                "Please retry your request by not specifying an Availability Zone or choosing another one.",
-            )
-        for place in places:
-            if self.scarce.get(place, 0) > 0:
-                self.scarce[place] -= 1
-                raise Ec2Error(
-                    "InsufficientInstanceCapacity",
-                    f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested "
-                    f"({zone}).",
-                    500,  # errors: listed among the server errors
-                )
-        used = sum(self._vcpus(i.type) for i in self._world.instances.values() if i.state in ("pending", "running"))
-        if used + count * self._vcpus(kind) > self._world.settings.vcpu_quota:
-            raise Ec2Error(
-                "VcpuLimitExceeded",
-                f"You have requested more vCPU capacity than your current vCPU limit of "
-                f"{self._world.settings.vcpu_quota} allows for the instance bucket that {kind} belongs to.",
-            )
-
-    def _vcpus(self, kind: str) -> int:
-        return int(self._catalog.instance_type(kind)["VCpuInfo"]["DefaultVCpus"])
-
     def _address(self, subnet: Subnet) -> str:
         return str(subnet.cidr[next(self._addresses) % (subnet.cidr.num_addresses - 32) + 16])
 
@@ -212,7 +160,7 @@ class Launcher:
         self, params: dict[str, Any], image: Image, instances: tuple[Instance, ...], tags: dict[str, str]
     ) -> Any:
         """Yield the volumes that the launch creates: the root's, and what else is mapped."""
-        mappings = {image.root_device: {"VolumeSize": ROOT_GIB, "VolumeType": "gp3"}}
+        mappings: dict[str, dict[str, Any]] = {image.root_device: {"VolumeSize": ROOT_GIB, "VolumeType": "gp3"}}
         for one in params.get("BlockDeviceMappings") or []:
             device = one.get("DeviceName") or _required("BlockDeviceMapping.DeviceName")
             check_device(device)

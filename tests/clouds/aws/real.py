@@ -76,14 +76,10 @@ class RealNodes(Nodes):
         self.minute_s = 60.0
         self._images = state_dir / "images"
         self._images.mkdir(parents=True, exist_ok=True)
-        self._state_dir = state_dir
-        self._host = self._new_host()
+        self._host = NodeHost(state_dir / "host", on_end=self._ended)
         self._lanes = Lanes()
         self._layers = aws_cli()
         self._launched: set[str] = set()
-
-    def _new_host(self) -> NodeHost:
-        return NodeHost(self._state_dir / "host", on_end=self._ended)
 
     def _ended(self, node_id: str, why: str) -> None:
         if why != "poweroff":
@@ -109,12 +105,12 @@ class RealNodes(Nodes):
             issue="Amazon Linux 2023",
             minute_s=self.minute_s,
         )
-        self._launched.add(instance.id)
         self._lanes.put(instance.id, lambda: self._launch(instance, spec))
 
     def _launch(self, instance: Instance, spec: NodeSpec) -> None:
         try:
             self._host.launch(spec)
+            self._launched.add(instance.id)
         except (NodeError, OSError):
             instance.impaired = True
             raise
@@ -173,7 +169,11 @@ class RealNodes(Nodes):
             if volume.attachment is not attachment or attachment.state != "attaching":
                 return
             if instance.id in self._launched:
-                self._host.attach(instance.id, volume.id, self._image(volume), by_id, self._disk_name(instance, volume))
+                try:
+                    name = self._disk_name(instance, volume)
+                    self._host.attach(instance.id, volume.id, self._image(volume), by_id, name)
+                except NodeError:
+                    return  # it has ended meanwhile: its termination frees the volume
             with self._world.lock:
                 done()
 
@@ -211,11 +211,13 @@ class RealNodes(Nodes):
     def clear(self) -> None:
         """End all nodes, remove all images, and be ready for new ones."""
         super().clear()
-        self.close()
-        self._images.mkdir(parents=True)
+        self._lanes.close()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(self._host.kill, self._launched))
         self._launched.clear()
+        for image in self._images.iterdir():
+            image.unlink()
         self._lanes = Lanes()
-        self._host = self._new_host()
 
     def close(self) -> None:
         """Kill everything that runs, and remove the images; the consoles stay."""

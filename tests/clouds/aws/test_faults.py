@@ -118,18 +118,18 @@ def test_other_services_fail_in_their_own_words(double: Double) -> None:
 )
 def test_each_action_has_a_bucket(ec2: Any, double: Double, action: str, capacity: int, refill: int) -> None:
     """throttle; the figures are CLOUD_FACTS'."""
-    call = {
+    calls: dict[str, Callable[[], Any]] = {
         "CreateVolume": lambda: ec2.create_volume(AvailabilityZone="nowhere"),
         "AttachVolume": lambda: ec2.attach_volume(VolumeId="vol-0", InstanceId="i-0", Device="x"),
         "CreateTags": lambda: ec2.create_tags(Resources=["vol-0"], Tags=[{"Key": "k"}]),
         "RunInstances": lambda: ec2.run_instances(MinCount=1, MaxCount=1),
-    }[action]
+    }
 
     def throttled() -> int:
         codes = []
         for _ in range(capacity + 1):
             with pytest.raises(ClientError) as caught:
-                call()
+                calls[action]()
             codes.append(caught.value.response["Error"]["Code"])
         return codes.count("RequestLimitExceeded")
 

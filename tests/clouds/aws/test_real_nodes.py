@@ -30,16 +30,12 @@ wait_for() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.05;
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
-    before = losetup()
     with Double(tmp_path_factory.mktemp("nodes"), nodes=True) as double:
         yield double
-    assert losetup() == before
+    loops = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True).stdout
+    assert str(double.state_dir) not in loops
     assert sorted(p.name for p in double.state_dir.iterdir()) == ["double.log", "host"]
     assert (double.state_dir / "double.log").read_text() == ""
-
-
-def losetup() -> str:
-    return subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
