@@ -265,7 +265,7 @@ rv_fetch_secrets() {
   for i in "${!RV_SECRET_NAMES[@]}"; do
     RV_SECRETS[i]=$(rv_secret "${RV_SECRET_IDS[i]}" 2>"$RV_HOME/why") || rv_die "the secret for the variable \
 ${RV_SECRET_NAMES[i]} could not be read from ${RV_SECRET_IDS[i]}. Check that it exists and that this node may read it. \
-$(tail -c 500 "$RV_HOME/why" | tr -s '[:space:]' ' ')"
+$(grep . "$RV_HOME/why" | tail -n 1 | tail -c 500)"
   done
 }
 
