@@ -11,10 +11,25 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parents[2]
 _POWER = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
 _TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_EMPTY = ("boot", "dev", "home", "media", "mnt", "opt", "proc", "run", "srv", "sys", "usr", "var/tmp", "var/log")
+_EMPTY = (
+    "boot",
+    "dev",
+    "etc/alternatives",
+    "home",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "run",
+    "srv",
+    "sys",
+    "usr",
+    "var/tmp",
+    "var/log",
+)
 # What this machine's programs need of /etc; the rest of it is nobody else's business.
 _ETC = (
-    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "login.defs", "mke2fs.conf", "pam.d", "protocols",
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "login.defs", "mke2fs.conf", "pam.d", "protocols",
     "security", "services", "ssl/certs/ca-certificates.crt", "ssl/openssl.cnf",
 )  # fmt: skip
 _FILES = {
@@ -52,8 +67,9 @@ def build(folder: Path) -> None:
 
 
 def host_dirs() -> list[str]:
-    """Return what lies beside /usr on a machine whose /bin is no link to it."""
-    return [f"/{name}" for name in _TOP if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
+    """Return what a node sees as it is here: Debian's links to programs; /bin where it is no link itself."""
+    beside = [f"/{name}" for name in _TOP if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
+    return [path for path in ["/etc/alternatives", *beside] if os.path.isdir(path)]
 
 
 def masks() -> list[str]:
@@ -70,7 +86,6 @@ def masks() -> list[str]:
 
 
 def _build_etc(etc: Path) -> None:
-    etc.mkdir()
     for name in _ETC:
         source, target = Path("/etc") / name, etc / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,22 +18,21 @@ PROGRAMS = (
 )
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        CHECKOUT,
-        CHECKOUT / "airflow_rankvol/__init__.py",
-        CHECKOUT / "tests/clouds/nodes/host.py",
-        Path(sys.prefix),
-        Path(sys.prefix) / "pyvenv.cfg",
-        Path(os.environ["AIRFLOW_HOME"]),
-        Path(tempfile.gettempdir()) / "probe",
-    ],
-    ids=str,
-)
-def test_private_places_do_not_exist_in_a_node(lab: Lab, path: Path) -> None:
-    if path.name == "probe":
-        path = Path(tempfile.mkstemp(dir=lab.folder)[1])
+PRIVATE = {
+    "checkout": CHECKOUT,
+    "package": CHECKOUT / "airflow_rankvol/__init__.py",
+    "tests": CHECKOUT / "tests/clouds/nodes/host.py",
+    "venv": Path(sys.prefix),
+    "venv's file": Path(sys.prefix) / "pyvenv.cfg",
+    "AIRFLOW_HOME": Path(os.environ["AIRFLOW_HOME"]),
+    "temporary file": None,
+}
+
+
+@pytest.mark.parametrize("place", PRIVATE)
+def test_private_places_do_not_exist_in_a_node(lab: Lab, place: str) -> None:
+    path = PRIVATE[place] or Path(tempfile.mkstemp(dir=lab.folder)[1])
+    assert path.exists()
     printed = lab.run(f"ls -d '{path}'; cat '{path}'; echo $?; ls -d /proc/1/root'{path}' /proc/*/cwd'{path}'")
     assert printed.count("No such file or directory") >= 3, printed
 
