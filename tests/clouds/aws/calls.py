@@ -27,10 +27,11 @@ class Request:
     form: dict[str, str]
     body: bytes
     agent: str
+    access_key: str
 
     def call(self) -> Call:
         """Return the request as the recorder keeps it; EC2's parameters are filled in when they are parsed."""
-        return Call(self.service, self.action, _params(self), self.agent)
+        return Call(self.service, self.action, _params(self), self.agent, self.access_key)
 
 
 def read(environ: dict[str, Any]) -> Request:
@@ -51,6 +52,7 @@ def read(environ: dict[str, Any]) -> Request:
         form=form,
         body=body,
         agent=environ.get("HTTP_USER_AGENT", ""),
+        access_key=scope[1] if scope else "",
     )
 
 

@@ -18,7 +18,9 @@ from typing import Any, Self
 from tests.clouds.aws.world import REGION
 
 _ROOT = Path(__file__).resolve().parents[3]
-START_S, STOP_S = 60.0, 30.0
+STOP_S = 30.0
+# What an instance with a profile signs its calls with.
+NODE_KEY = "ASIATESTINGTESTING00"
 
 
 class Double:
@@ -143,6 +145,11 @@ class Double:
     def counts(self, since: int = 0) -> dict[str, int]:
         """Return the number of calls by ``service:Action``."""
         found: dict[str, int] = self("counts", since=since)
+        return found
+
+    def actions(self, access_key: str = "testing") -> list[str]:
+        """Return every ``service:Action`` called since the start: by clients of ours, or by nodes with NODE_KEY."""
+        found: list[str] = self("actions", access_key=access_key)
         return found
 
     def state(self) -> dict[str, Any]:

@@ -101,6 +101,10 @@ class Control:
         """Return how many calls of each action there were."""
         return self._recorder.counts(since)
 
+    def do_actions(self, access_key: str) -> list[str]:
+        """Return every ``service:Action`` that was ever called with that key, before resets as well."""
+        return self._recorder.ever(access_key)
+
     def do_clear_calls(self) -> None:
         """Forget the recorded calls."""
         self._recorder.clear()

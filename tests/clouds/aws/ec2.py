@@ -9,9 +9,9 @@ from tests.clouds.aws.attachments import Attachments
 from tests.clouds.aws.buckets import Buckets
 from tests.clouds.aws.catalog import Catalog
 from tests.clouds.aws.describe import check_filters
-from tests.clouds.aws.errors import Ec2Error, not_modelled
+from tests.clouds.aws.errors import Ec2Error, invalid, not_modelled
 from tests.clouds.aws.instances import Instances
-from tests.clouds.aws.launch import Launcher
+from tests.clouds.aws.launch import ROOT_GIB, Launcher
 from tests.clouds.aws.lifecycle import Lifecycle
 from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.stuck import Stuck
@@ -136,6 +136,24 @@ class Ec2:
     def check_moto(self, action: str, params: dict[str, Any]) -> None:
         """Refuse what moto would answer wrongly."""
         check_filters(params.get("Filters") or [], MOTO[action])
+        for image_id in params.get("ImageIds") or () if action == "DescribeImages" else ():
+            self.catalog.image(image_id)
+        for zone in params.get("ZoneNames") or ():
+            if zone not in self.catalog.zones():
+                raise invalid(f"Invalid availability zone: [{zone}]")
+
+    @staticmethod
+    def correct(action: str, body: bytes) -> bytes:
+        """Return moto's answer with the disks that images really have: it has 15 GiB of an old type in all of them."""
+        if action != "DescribeImages":
+            return body
+        for wrong, right in (
+            (b"<volumeSize>15</volumeSize>", f"<volumeSize>{ROOT_GIB}</volumeSize>".encode()),
+            (b"<volumeType>standard</volumeType>", b"<volumeType>gp3</volumeType>"),
+            (b"<deleteOnTermination>false</deleteOnTermination>", b"<deleteOnTermination>true</deleteOnTermination>"),
+        ):
+            body = body.replace(wrong, right)
+        return body
 
     def answer(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
         """Do what a call asks for, and return the result.

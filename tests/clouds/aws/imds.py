@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 
+from tests.clouds.aws.client import NODE_KEY
 from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.model import Instance
 from tests.clouds.aws.world import ACCOUNT, REGION, World
@@ -105,7 +106,7 @@ class Metadata:
                 "Code": "Success",
                 "LastUpdated": now.strftime(_ISO),
                 "Type": "AWS-HMAC",
-                "AccessKeyId": "ASIATESTINGTESTING00",
+                "AccessKeyId": NODE_KEY,
                 "SecretAccessKey": "testing",
                 "Token": f"{self._instance.id}",
                 "Expiration": (now + timedelta(hours=6)).strftime(_ISO),

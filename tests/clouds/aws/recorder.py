@@ -16,6 +16,7 @@ class Call:
     action: str
     params: dict[str, Any]
     agent: str = ""
+    access_key: str = ""
     token: str = ""
     at: float = 0.0
     n: int = -1
@@ -32,12 +33,19 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: list[Call] = []
+        self._ever: dict[str, set[str]] = {}
 
     def add(self, call: Call) -> None:
         """Take a call that has just come in."""
         with self._lock:
             call.n = len(self._calls)
             self._calls.append(call)
+            self._ever.setdefault(call.access_key, set()).add(f"{call.service}:{call.action}")
+
+    def ever(self, access_key: str) -> list[str]:
+        """Return every ``service:Action`` that a key has ever called; what is cleared counts, too."""
+        with self._lock:
+            return sorted(self._ever.get(access_key, ()))
 
     def calls(self, since: int = 0, action: str = "") -> list[dict[str, Any]]:
         """Return the calls from a number on, of one action or of all."""

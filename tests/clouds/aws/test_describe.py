@@ -62,6 +62,20 @@ def test_one_missing_id_fails_the_whole_call(ec2: Any, make_volume: Make, make_i
         ec2.describe_instances(InstanceIds=["vol-0123456789abcdef0"])
 
 
+def test_an_unknown_id_of_what_moto_answers_fails_the_call(ec2: Any, ami: str, refuses: Any) -> None:
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("InvalidAMIID.NotFound", lambda: ec2.describe_images(ImageIds=[ami, "ami-0123456789abcdef0"])),
+        ("InvalidSubnetID.NotFound", lambda: ec2.describe_subnets(SubnetIds=["subnet-0123456789abcdef0"])),
+        ("InvalidGroup.NotFound", lambda: ec2.describe_security_groups(GroupIds=["sg-0123456789abcdef0"])),
+        ("InvalidKeyPair.NotFound", lambda: ec2.describe_key_pairs(KeyNames=["nobody"])),
+        ("InvalidInstanceType", lambda: ec2.describe_instance_types(InstanceTypes=["m7i.large", "m99.large"])),
+        ("InvalidParameterValue", lambda: ec2.describe_availability_zones(ZoneNames=["us-east-1z"])),
+    ]
+    for code, describe in calls:
+        with refuses(code):
+            describe()
+
+
 def test_pages_are_as_large_as_asked_for(ec2: Any, double: Double) -> None:
     made = [ec2.create_volume(AvailabilityZone=ZONE, Size=1)["VolumeId"] for _ in range(12)]
     double.advance(SETTLED_S)

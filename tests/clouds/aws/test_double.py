@@ -21,6 +21,8 @@ def test_the_image_of_the_public_parameter_exists(ec2: Any, double: Double) -> N
     [image] = ec2.describe_images(ImageIds=[ami])["Images"]
     assert image["Name"].startswith("al2023-ami-2023")
     assert (image["Architecture"], image["RootDeviceName"]) == ("x86_64", "/dev/xvda")
+    [disk] = image["BlockDeviceMappings"]
+    assert (disk["DeviceName"], disk["Ebs"]["VolumeSize"], disk["Ebs"]["VolumeType"]) == ("/dev/xvda", 8, "gp3")
 
 
 def test_there_is_a_default_subnet_in_each_zone(ec2: Any) -> None:
@@ -46,6 +48,9 @@ def test_the_other_services_are_there(double: Double) -> None:
     assert double.boto3("sts").get_caller_identity()["Account"] == "123456789012"
     assert double.counts()["s3:PutObject"] == 1
     double.reset()
+    assert double.counts() == {}
+    assert "s3:PutObject" in double.actions()
+    assert double.actions("nobody's") == []
     assert s3.list_buckets()["Buckets"] == []
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.clouds.aws.client import Double
+from tests.clouds.aws.client import NODE_KEY, Double
 from tests.clouds.aws.conftest import AMI_PARAMETER, ZONE
 from tests.clouds.nodes.host import why_not
 from tests.clouds.nodes.packages import why_no_aws_cli
@@ -176,7 +176,7 @@ def test_an_instance_reads_secrets_by_its_profile(ec2: Any, double: Double, laun
     ended(double, instance_id)
     assert "hush" in console(ec2, instance_id)
     [call] = double.calls("GetSecretValue")
-    assert call["code"] == ""
+    assert (call["code"], call["access_key"]) == ("", NODE_KEY)
 
 
 def test_nothing_runs_after_termination_death_and_reset(ec2: Any, double: Double, launch: Launch) -> None:
