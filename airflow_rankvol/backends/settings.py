@@ -26,6 +26,11 @@ class Settings:
     login: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
+    @property
+    def label(self) -> str:
+        """How messages name the connection."""
+        return f"{'an' if self.conn_type[:1] in 'aeiou' else 'a'} {self.conn_type} connection"
+
     def text(self, name: str) -> str:
         """Return a text field of the extra, empty where it is left out (the UI's form sends empty text or null).
 
@@ -36,10 +41,7 @@ class Settings:
         if found is None or found == "":
             return ""
         if not isinstance(found, str) or not found.strip():
-            raise ConfigError(
-                f"{name} of a {self.conn_type} connection: found {found!r}; expected text that is not empty,"
-                f" or no {name}"
-            )
+            raise ConfigError(f"{name} of {self.label}: found {found!r}; expected text that is not empty, or no {name}")
         return found
 
     def seconds(self, name: str, default: float) -> float:
@@ -58,7 +60,6 @@ class Settings:
             number = math.nan
         if not (math.isfinite(number) and number > 0):
             raise ConfigError(
-                f"{name} of a {self.conn_type} connection: found {found!r}; expected a number of seconds above 0,"
-                f" as in {default:g}"
+                f"{name} of {self.label}: found {found!r}; expected a number of seconds above 0, as in {default:g}"
             )
         return number

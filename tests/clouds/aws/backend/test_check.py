@@ -64,7 +64,10 @@ def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
         ({"node": {"root_size": "1GB"}}, "root_size.*needs at least"),
         ({"node": {"root_type": "io2"}}, "root_type: 'io2'"),
         ({"nodes": 600, "rendezvous": True}, "at most 512 start together"),
-        ({"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(40)], "nodes": 1}, "takes [0-9]+ volumes.*gets the 40"),
+        (
+            {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(40)], "nodes": 1},
+            "takes [0-9]+ volumes.*gets the 40",
+        ),
         ({"secret_env": {"TOKEN": "token"}}, "secret_env.TOKEN: 'token'.*secretsmanager:NAME"),
         (ANY_SECRET, r"node\.instance_profile is not set.*/token"),
     ],

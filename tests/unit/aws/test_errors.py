@@ -1,0 +1,97 @@
+"""Every answer of AWS is one of our errors, with the next step."""
+
+from __future__ import annotations
+
+import pytest
+from botocore import exceptions as boto
+
+from airflow_rankvol.backends._aws_errors import TABLE, translate
+from airflow_rankvol.errors import (
+    AuthDenied,
+    BackendError,
+    ConfigError,
+    FinalError,
+    NoCapacity,
+    NotReady,
+    QuotaExceeded,
+    RankVolError,
+    RetryableError,
+    Throttled,
+    VolumeBusy,
+)
+
+URL = "https://ec2.eu-central-1.amazonaws.com"
+
+
+def answer(code: str, message: str = "what it said.", status: int = 400) -> boto.ClientError:
+    return boto.ClientError(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},
+        "RunInstances",
+    )
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_a_known_code_has_a_meaning_and_a_next_step(code: str) -> None:
+    error = translate(answer(code), "create_node", "node-1")
+    assert type(error) is TABLE[code].error
+    assert str(error).startswith(f"aws create_node node-1: RunInstances answered {code}: what it said. ")
+    assert TABLE[code].step
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("RequestLimitExceeded", Throttled),
+        ("InsufficientInstanceCapacity", NoCapacity),
+        ("InsufficientVolumeCapacity", NoCapacity),
+        ("VcpuLimitExceeded", QuotaExceeded),
+        ("VolumeLimitExceeded", QuotaExceeded),
+        ("MaxSpotInstanceCountExceeded", QuotaExceeded),
+        ("UnauthorizedOperation", AuthDenied),
+        ("ExpiredToken", AuthDenied),
+        ("InvalidClientTokenId", AuthDenied),
+        ("VolumeInUse", VolumeBusy),
+        ("IncorrectState", NotReady),
+        ("Unsupported", FinalError),
+        ("InvalidVolume.ZoneMismatch", FinalError),
+    ],
+)
+def test_what_the_engine_decides_by(code: str, expected: type[BackendError]) -> None:
+    assert type(translate(answer(code), "", "")) is expected
+
+
+@pytest.mark.parametrize(("status", "expected"), [(400, FinalError), (500, RetryableError), (503, RetryableError)])
+def test_an_unknown_code_counts_by_its_status(status: int, expected: type[BackendError]) -> None:
+    assert type(translate(answer("Brand.New", status=status), "", "")) is expected
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (boto.EndpointConnectionError(endpoint_url=URL), RetryableError),
+        (boto.ConnectTimeoutError(endpoint_url=URL), RetryableError),
+        (boto.ReadTimeoutError(endpoint_url=URL), RetryableError),
+        (boto.ConnectionClosedError(endpoint_url=URL), RetryableError),
+        (boto.ProxyConnectionError(proxy_url=URL, error="x"), RetryableError),
+        (boto.SSLError(endpoint_url=URL, error="self-signed"), FinalError),
+        (boto.NoCredentialsError(), AuthDenied),
+        (boto.PartialCredentialsError(provider="env", cred_var="x"), AuthDenied),
+        (boto.CredentialRetrievalError(provider="sso", error_msg="x"), AuthDenied),
+        (boto.UnauthorizedSSOTokenError(), AuthDenied),
+        (boto.NoRegionError(), ConfigError),
+        (boto.ProfileNotFound(profile="x"), ConfigError),
+        (boto.ParamValidationError(report="x"), FinalError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.__name__,
+)
+def test_what_never_reached_aws_has_a_meaning_too(exc: Exception, expected: type[RankVolError]) -> None:
+    assert type(translate(exc, "observe", "group")) is expected
+
+
+def test_a_refusal_shows_what_sts_decoded_and_not_the_secret_text() -> None:
+    message = "You are not authorized to perform this operation. Encoded authorization failure message: AbC123"
+    plain = str(translate(answer("UnauthorizedOperation", message, 403), "create_node", "n"))
+    assert "You are not authorized to perform this operation. Give" in plain
+    assert "AbC123" not in plain
+    decoded = str(translate(answer("UnauthorizedOperation", message, 403), "create_node", "n", "no policy allows x"))
+    assert "no policy allows x. Give" in decoded
