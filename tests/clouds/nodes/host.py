@@ -166,8 +166,12 @@ def why_not() -> str:
 
 def _trial(folder: Path) -> str:
     ended = threading.Event()
+    disk = folder / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    script = b"#!/bin/bash\nuntil head -c 1 /dev/trial >/dev/null 2>&1; do sleep 0.01; done\nshutdown -h now\n"
     with NodeHost(folder, on_end=lambda *_: ended.set()) as host:
-        host.launch(NodeSpec("trial", b"#!/bin/bash\nshutdown -h now\n", "10.0.0.2"))
+        host.launch(NodeSpec("trial", script, "10.0.0.2"))
+        host.attach("trial", "disk", disk, [], "trial")
         if ended.wait(20):
             return ""
         return f"a trial node did not power off; its console: {host.console('trial').decode(errors='replace')}"

@@ -107,7 +107,8 @@ def test_a_forced_detach_pulls_a_disk_that_is_in_use(lab: Lab) -> None:
         f"{FIND}; mkfs.ext4 -q {DEVICE}; mkdir /data; mount -o commit=300 {DEVICE} /data; echo kept >/data/synced; "
         f"sync -f /data; exec 5<>{DEVICE} 6>/data/open; echo more >/data/more; echo ready; "
         f"while [ -e {DEVICE} ]; do sleep 0.01; done; sleep 0.1; "
-        "blockdev --getsize64 /proc/self/fd/5; (echo >/data/new && sync -f /data) || echo not written; mountpoint /data; sleep 60"
+        "blockdev --getsize64 /proc/self/fd/5; (echo >/data/new && sync -f /data) || echo not written; "
+        "mountpoint /data; sleep 60"
     )
     lab.attach(disk)
     lab.until("ready")
