@@ -11,6 +11,9 @@ import pytest
 from airflow_rankvol.backends._local_disk import why_no_images
 from airflow_rankvol.backends.local import Isolation, LocalBackend, Mode
 from airflow_rankvol.testing import FakeBackend, Timings
+from tests.clouds.aws.client import Double
+from tests.clouds.nodes.host import why_not
+from tests.contract.aws_lab import AwsLab, aws_backend, running_double
 from tests.contract.support import Lab, leftovers, until, why_no_namespace
 
 LOCAL: dict[str, tuple[Mode, Isolation]] = {
@@ -29,19 +32,45 @@ def local_backend(kind: str, state_dir: Path) -> LocalBackend:
     return LocalBackend(state_dir, mode, isolation=isolation, poll_interval_s=0.02)
 
 
-@pytest.fixture(params=list(LOCAL))
+@pytest.fixture(scope="session")
+def _double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+    """One double of EC2 for all tests of a worker; its nodes really run."""
+    with running_double(tmp_path_factory.mktemp("ec2")) as double:
+        yield double
+
+
+def _aws(request: pytest.FixtureRequest) -> Lab:
+    if why_not():
+        pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
+    double: Double = request.getfixturevalue("_double")
+    double.reset()
+    return AwsLab(aws_backend(double), double=double)
+
+
+@pytest.fixture(params=[*LOCAL, "aws"])
 def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """A backend whose nodes really run, and a proof that nothing of it stays."""
+    if request.param == "aws":
+        yield from _clean(_aws(request))
+    else:
+        yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
+
+
+@pytest.fixture(params=list(LOCAL))
+def on_this_machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """The local backend in each of its modes."""
     yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 
 
-@pytest.fixture(params=["fake", *LOCAL])
+@pytest.fixture(params=["fake", *LOCAL, "aws"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """Any backend, for the bodies that look at the protocol alone."""
     if request.param == "fake":
         # Nothing takes time there: its clock stands still, so that nodes neither boot late nor end by themselves.
         instant = Timings(create_s=0, boot_s=0, attach_s=0, detach_s=0, terminate_s=0, delete_s=0)
         yield from _clean(Lab(FakeBackend(timings=instant, attach_at_launch=True)))
+    elif request.param == "aws":
+        yield from _clean(_aws(request))
     else:
         yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 

@@ -126,6 +126,13 @@ class Lab:
             token="token",
         )
 
+    def secret(self, text: str, folder: Path) -> str:
+        """Keep a secret where a node may read it, and return its id."""
+        path = folder / "secret"
+        path.write_text(text)
+        path.chmod(0o600)
+        return str(path)
+
     def see(self) -> Observation:
         """Observe the group."""
         return self.backend.observe(self.group)

@@ -26,6 +26,12 @@ from tests.contract.support import Lab, processes, until
 BUSY = "touch $VOLUME_PATH/up; sleep 300 & setsid sleep 300 & (setsid bash -c 'sleep 300; true' &) ; wait"
 
 
+@pytest.fixture(name="real")
+def _real(on_this_machine: Lab) -> Lab:
+    """What is told here is how this machine's processes and files go; other clouds have crash tests of their own."""
+    return on_this_machine
+
+
 def local(lab: Lab) -> LocalBackend:
     """Return the lab's backend as what it is."""
     assert isinstance(lab.backend, LocalBackend)

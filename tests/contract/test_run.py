@@ -113,21 +113,25 @@ def test_two_volumes_are_two_disks_at_two_paths(real: Lab) -> None:
 
 
 def test_a_secret_is_read_on_the_node_and_never_printed(real: Lab, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("tops3cret\n")
-    secret.chmod(0o600)
-    node = real.node(real.volume(), commands="printf %s $TOKEN | wc -c", secret_env={"TOKEN": str(secret)})
+    secret = real.secret("tops3cret\n", tmp_path)
+    node = real.node(real.volume(), commands="printf %s $TOKEN | wc -c", secret_env={"TOKEN": secret})
     assert real.report(node).text("log_tail") == "9\n"
     assert "tops3cret" not in console(real.backend, node)
 
 
-def test_a_readable_secret_file_is_refused(real: Lab, tmp_path: Path) -> None:
+def test_a_readable_secret_file_is_refused(on_this_machine: Lab, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("tops3cret")
     secret.chmod(0o644)
-    report = real.run_rank(real.volume(), secret_env={"TOKEN": str(secret)})
+    report = on_this_machine.run_rank(on_this_machine.volume(), secret_env={"TOKEN": str(secret)})
     assert (report.phase, report.exit_code) == ("setup", 125)
     assert f"TOKEN could not be read from {secret}" in report.text("error")
+
+
+def test_a_secret_that_is_not_there_is_an_error(real: Lab) -> None:
+    report = real.run_rank(real.volume(), secret_env={"TOKEN": "/nowhere/rankvol"})
+    assert (report.phase, report.exit_code) == ("setup", 125)
+    assert "TOKEN could not be read from /nowhere/rankvol" in report.text("error")
 
 
 def test_a_blank_volume_that_may_not_be_formatted_is_an_error(real: Lab) -> None:

@@ -1,0 +1,89 @@
+"""The contract's bodies on EC2's double, with nodes that really run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from airflow_rankvol.backends._aws_connection import Clients
+from airflow_rankvol.backends.aws import AwsBackend
+from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
+from airflow_rankvol.backends.settings import Settings
+from airflow_rankvol.engine.bootstrap import BootSpec
+from airflow_rankvol.records import Node, NodeState, Volume
+from airflow_rankvol.spec.templates import VolumeTemplate
+from tests.clouds.aws.client import Double
+from tests.contract.support import Lab, until
+
+
+def token(text: str) -> str:
+    """Return an idempotency token, as the engine makes them: one for each thing that is asked for."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class AwsLab(Lab):
+    """On EC2 a volume lies in a zone and takes whole GiB, and is attached once its node runs: the engine's work."""
+
+    double: Double = field(kw_only=True)
+
+    def other(self, run: str = "run-2", key: str = "ffffffff") -> AwsLab:
+        return replace(self, run=run, key=key)
+
+    def volume(self, rank: int = 0, name: str = "data", size: str = "1GB") -> Volume:
+        tags = self.group.tags(rank=rank)
+        wanted = VolumeRequest(f"{name}-{rank}", None, VolumeTemplate(size=size), tags, token(f"{self.key}{name}{rank}"))
+        made = self.backend.create_volume(wanted)
+        until(lambda: self._state(made) not in ("", "creating"), f"{made.label} never came up")
+        return made
+
+    def _state(self, volume: Volume) -> str:
+        seen = self.see().volume(volume.id)
+        return str(seen.state) if seen else ""
+
+    def request(self, spec: BootSpec) -> NodeRequest:
+        plain = super().request(spec)
+        zones = [v.zone for v in self.see().volumes if v.id in {item.volume_id for item in spec.attachments}]
+        return replace(plain, zone=next(iter(zones), None), token=token(plain.name))
+
+    def _launch(self, spec: BootSpec) -> Node:
+        node = super()._launch(spec)
+        until(lambda: self.see().node(node.id) is not None, f"{node.label} is never listed")
+        until(lambda: self.seen(node).state is not NodeState.PENDING, f"{node.label} never runs")
+        for item in spec.attachments:
+            self.backend.attach(item.volume_id, node.id)
+        ids = {item.volume_id for item in spec.attachments}
+        until(lambda: all(str(v.state) == "attached" for v in self.see().volumes if v.id in ids), "never attached")
+        return self.seen(node)
+
+    def secret(self, text: str, folder: Path) -> str:  # noqa: ARG002 - a node reads no file of this machine
+        self.double.boto3("ssm").put_parameter(Name="/lab/secret", Value=text, Type="SecureString", Overwrite=True)
+        return "ssm:/lab/secret"
+
+    def clear(self) -> None:
+        super().clear()
+        until(lambda: not self._left(), f"left: {self._left()}")
+
+    def _left(self) -> list[str]:
+        state: dict[str, Any] = self.double.state()
+        live = [key for key, item in state["instances"].items() if item["State"]["Name"] != "terminated"]
+        return live + list(state["volumes"])
+
+
+def aws_backend(double: Double, poll_interval_s: float = 0.05) -> AwsBackend:
+    """Return the backend of a connection that leads to the double."""
+    connection = json.loads(double.env()["AIRFLOW_CONN_AWS_DEFAULT"])
+    settings = Settings("aws_default", "aws", connection["extra"], connection["login"], connection["password"])
+    return AwsBackend(Clients(settings), poll_interval_s=poll_interval_s)
+
+
+@contextmanager
+def running_double(state_dir: Path) -> Iterator[Double]:
+    """Run the double with real nodes, and see that nothing of it stays."""
+    with Double(state_dir, nodes=True) as double:
+        yield double
