@@ -73,7 +73,6 @@ class RealNodes(Nodes):
         super().__init__(world)
         if why := NodeHost.why_not():
             raise RuntimeError(f"nodes cannot run here: {why}")
-        self.minute_s = 60.0
         self._images = state_dir / "images"
         self._images.mkdir(parents=True, exist_ok=True)
         self._host = NodeHost(state_dir / "host", on_end=self._ended)
@@ -103,7 +102,7 @@ class RealNodes(Nodes):
             environment={"AWS_ENDPOINT_URL": f"http://{ENDPOINT}:{ENDPOINT_PORT}", "AWS_REGION": REGION},
             layers=self._layers,
             issue="Amazon Linux 2023",
-            minute_s=self.minute_s,
+            minute_s=self._world.settings.minute_s,
         )
         self._lanes.put(instance.id, lambda: self._launch(instance, spec))
 

@@ -14,6 +14,7 @@ class Settings:
     ``visible_s`` is how long a fresh id, or a fresh tag, is unknown to other calls: EC2 is eventually consistent.
     ``terminated_listed_s`` and ``console_kept_s`` are about an hour on EC2; a terminated instance loses its tags
     some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
+    ``minute_s`` is how long a minute of ``shutdown -h +MINUTES`` lasts on nodes that really run.
     ``bucket_scale`` multiplies both capacity and refill of the request buckets; 0 switches them off.
     """
 
@@ -30,6 +31,7 @@ class Settings:
     terminated_tags_s: float = 600.0
     token_kept_s: float = 12 * 3600.0
     spot_notice_s: float = 120.0
+    minute_s: float = 60.0
     bucket_scale: float = 1.0
     latency_s: dict[str, float] = field(default_factory=dict)
     volume_quota: int = 5000

@@ -207,6 +207,12 @@ def cmdlines() -> Iterator[bytes]:
             yield Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+def test_a_lifetime_cap_ends_an_instance(ec2: Any, double: Double, launch: Launch) -> None:
+    double.settings(minute_s=0.2)
+    instance_id = launch("shutdown -h +5; sleep 1000")
+    assert ended(double, instance_id) == "Client.InstanceInitiatedShutdown"
+
+
 def test_a_node_that_never_boots_runs_and_says_nothing(ec2: Any, double: Double, launch: Launch) -> None:
     double("never_boot")
     instance_id = launch("echo hello; poweroff")
