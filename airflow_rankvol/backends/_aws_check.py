@@ -50,7 +50,7 @@ def check(plan: Plan, ec2: Ec2, places: Places) -> None:
 
 def _tags(plan: Plan) -> Tags:
     run = plan.identity
-    return Tags(owner=run.owner, dag=run.dag_id, run=run.run_id, group=run.group, key=plan.key, used_by=run.run_id)
+    return Tags(owner=run.owner, dag=run.dag_id, run=run.run_id, group=run.group, key=plan.key)
 
 
 def _check_tag_values(tags: Tags) -> None:

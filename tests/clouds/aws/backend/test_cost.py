@@ -1,0 +1,51 @@
+"""What the backend costs in calls and in time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from airflow_rankvol.backends import _aws_calls
+from airflow_rankvol.backends._aws_connection import Clients
+from airflow_rankvol.backends.aws import AwsBackend
+from airflow_rankvol.engine.provision import provision
+from tests.clouds.aws.backend.kit import Lab, settings
+from tests.clouds.aws.client import Double
+from tests.unit.engine.engine_kit import a_plan
+
+
+def test_a_look_costs_a_call_for_each_page_however_many_there_are(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_aws_calls, "PAGE", 5)
+    for rank in range(12):
+        lab.backend.create_volume(lab.request(rank))
+        lab.backend.create_node(lab.node_request(rank=rank, zone="us-east-1a"))
+    lab.settle()
+    before = lab.count("DescribeVolumes"), lab.count("DescribeInstances")
+    seen = lab.see()
+    assert (len(seen.volumes), len(seen.nodes)) == (12, 12)
+    assert (lab.count("DescribeVolumes") - before[0], lab.count("DescribeInstances") - before[1]) == (3, 3)
+
+
+def test_names_of_adopted_volumes_are_looked_up_together(lab: Lab) -> None:
+    ids = {lab.foreign_volume(f"dataset-{number}") for number in range(3)}
+    before = lab.count("DescribeVolumes")
+    group = replace(lab.group, names=tuple(f"dataset-{number}" for number in range(3)))
+    assert {volume.id for volume in lab.backend.observe(group).volumes} == ids
+    assert lab.count("DescribeVolumes") - before == 2
+    assert lab.see().volumes == ()
+
+
+def test_volumes_are_created_side_by_side(double: Double) -> None:
+    """64 volumes at 200 ms a call take a loop 12.8 s."""
+    double.freeze(False)
+    double.settings(latency_s={"CreateVolume": 0.2})
+    backend = AwsBackend(Clients(settings(double)), poll_interval_s=0.05)
+    backend.places.zones()
+    started = time.monotonic()
+    slots = provision(backend, a_plan(64, owner="lab", node={"zones": "us-east-1a"}), generation=1)
+    took_s = time.monotonic() - started
+    assert len({volume.id for slot in slots for volume in slot.volumes}) == 64
+    assert double.counts()["ec2:CreateVolume"] == 64
+    assert took_s < 64 * 0.2 / 4, took_s
