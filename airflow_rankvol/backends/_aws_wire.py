@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from airflow_rankvol.errors import ConfigError
 
 #: An instance has at most 50 tags, and a tag's value at most 256 characters (EC2 User Guide, "Tag restrictions").
-#: Half of the tags are left to those that an instance gets at its launch: ours, Name, and the user's.
-MAX_PARTS = 24
+#: The other tags are left to those that an instance gets at its launch: ours, Name, and the user's.
+MAX_PARTS = 20
 PART_CHARACTERS = 256
 #: So many nodes can always be told of each other, whatever their addresses; more where these are alike.
 MAX_GO_NODES = 512

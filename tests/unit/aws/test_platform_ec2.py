@@ -142,7 +142,8 @@ class TestLifetime:
     def test_elsewhere_a_process_keeps_it_that_outlives_the_script(self, shell: Shell) -> None:
         dead = shell.home / "dead"
         shell.stubs["sleep"] = f'echo "sleep $*" >>"$CALLS"\nuntil [ -e {dead} ]; do /bin/sleep 0.01; done\n'
-        done = shell.run("rv_arm_lifetime && kill -KILL $$")
+        armed = 'until grep -q sleep "$CALLS"; do /bin/sleep 0.01; done 2>/dev/null'
+        done = shell.run(f"rv_arm_lifetime && {armed}; kill -KILL -- -$$")
         assert done.returncode == -9
         assert "shutdown -h now" not in shell.calls
         dead.touch()
@@ -200,6 +201,18 @@ class TestOutput:
             running.stdout.close()
             assert running.wait(timeout=30) == 0
         assert report_of(shell.console.read_text()) == "{}"
+
+    def test_commands_whose_output_nobody_reads_any_more_go_on(self, shell: Shell) -> None:
+        script = shell.write(spec=replace(SPEC, commands=("for i in {1..20000}; do echo $i; done",)))
+        with subprocess.Popen(
+            ["bash", script], env=shell.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as running:
+            assert running.stdout
+            running.stdout.close()
+            running.wait(timeout=30)
+        report = report_json(shell)
+        assert report["exit_code"] == 0
+        assert base64.b64decode(str(report["log_tail_b64"])).endswith(b"\n20000\n")
 
 
 def report_json(shell: Shell) -> dict[str, object]:

@@ -128,7 +128,9 @@ def test_the_last_complete_report_wins(first: int, second: int) -> None:
 
 def test_the_largest_report_is_whole_in_the_window_of_the_console_twice_and_once_after_a_noisy_shutdown() -> None:
     text = report((22_000 + 5_500 + 1_000) // 2)  # random hex stands for base64 of a full result and a full log
-    console = ("x" * 500 + "\n") * 200 + sent(text).replace("\n", "\r\n")
+    lines = sent(text).replace("\n", "\r\n")
+    assert len(lines) < WINDOW, "both copies are there at once"
+    console = ("x" * 500 + "\n") * 200 + lines
     assert report_of(console[-WINDOW:]) == text
     assert report_of((console + OFF * 250)[-WINDOW:]) == text
     assert report_of((console + OFF * 900)[-WINDOW:]) is None
