@@ -157,6 +157,7 @@ class RankJobOperator(BaseOperator):
             dag_id=ti.dag_id,
             run_id=ti.run_id,
             group_id=self._group_id(),
+            map_index=self._group_index(ti.map_index),
         )
         job, problem = self._job()
         if checked and job is None:
@@ -251,6 +252,11 @@ class RankJobOperator(BaseOperator):
             return RankJob.model_validate(given, context={"max_nodes": max_nodes}), ""
         except ValidationError as exc:
             return None, f"the job is not valid; nothing was created:\n{error_text(exc)}"
+
+    def _group_index(self, map_index: int | None) -> int:
+        """Return the index of the mapped task group around this task, or -1; a rank's own index is none."""
+        around = self.get_closest_mapped_task_group()
+        return map_index if around is not None and map_index is not None else -1
 
     def _group_id(self) -> str:
         group = self.volume_group or self.task_id.rpartition(".")[0]

@@ -42,15 +42,17 @@ class Survey:
     findings: list[Finding]
     reaped: bool = False
     problems: dict[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
 
     @property
     def doomed(self) -> list[Finding]:
         """What goes."""
         return [finding for finding in self.findings if finding.remove]
 
-    def reap(self) -> None:
+    def reap(self, state_of: RunStateOf) -> None:
         """Remove what goes; what could not be removed is in ``problems``."""
-        _, self.problems = reap(self.place.backend, self.place.selector, self.findings)
+        gone, self.problems = reap(self.place.backend, self.place.selector, self.findings, state_of)
+        self.gone = frozenset(gone)
         self.reaped = True
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -64,7 +66,11 @@ class Survey:
         problem = self.problems.get(finding.resource.label)
         if problem:
             return {"action": "failed", "reason": problem}
-        return {"action": "removed" if self.reaped else "remove", "reason": finding.reason}
+        if not self.reaped:
+            return {"action": "remove", "reason": finding.reason}
+        if finding.resource.name in self.gone or finding.resource.label in self.gone:
+            return {"action": "removed", "reason": finding.reason}
+        return {"action": "keep", "reason": "its rank has finished meanwhile, or its run lives again"}
 
 
 def list_resources(args: argparse.Namespace, out: TextIO) -> Exit:
@@ -85,7 +91,7 @@ def reap_resources(args: argparse.Namespace, out: TextIO) -> Exit:
         _refuse_ambiguous(surveys, airflow, args.run)
     refused = args.yes and _refuse(surveys, args)
     if args.yes:
-        outcomes = [_reap_one(found) for found in surveys]
+        outcomes = [_reap_one(found, _with_word(AirflowDatabase(), args.run)) for found in surveys]
         failed = failed or not all(outcomes)
     _print(surveys, _REAP_COLUMNS, args.output, out, whole=not failed)
     left = sum(len(found.doomed) for found in surveys)
@@ -174,10 +180,10 @@ def _only_named(surveys: Sequence[Survey], names: Sequence[str]) -> None:
             note(f"nothing of ours is named {name!r}; --name takes exact names, as `rankvol ls` shows them")
 
 
-def _reap_one(found: Survey) -> bool:
+def _reap_one(found: Survey, state_of: RunStateOf) -> bool:
     """Remove what goes in one place; False when something of it stayed."""
     try:
-        found.reap()
+        found.reap(state_of)
     except (RankVolError, OSError) as exc:
         # How far it came is not known: nothing is claimed to be gone.
         found.problems = {finding.resource.label: f"{exc}" for finding in found.doomed}

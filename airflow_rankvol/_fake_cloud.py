@@ -61,6 +61,7 @@ class FakeCloud:
         self.timings = timings or Timings()
         self.endings: dict[tuple[str, int, int] | tuple[str, int], Ending] = dict(endings or {})
         self.volumes_per_node: int | None = None
+        self.looks_inside = True
         self.attach_at_launch = attach_at_launch
         self.crash_after = crash_after
         self.faults = FaultScript()

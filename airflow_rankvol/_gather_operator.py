@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_rankvol._base_operator import RankJobOperator, resolved
-from airflow_rankvol._endings import COLLECTED_KEY, ending_of_parts, finish
+from airflow_rankvol._endings import ending_of_parts, finish
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.step import forget_collected, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import ConfigError, GatherIncomplete
-from airflow_rankvol.records import Role, Slot, ranks_text
+from airflow_rankvol.errors import BackendError, ConfigError, GatherIncomplete
+from airflow_rankvol.records import Group, Role, Slot, ranks_text
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from airflow_rankvol.backends.base import Backend
+    from airflow_rankvol.spec.templates import NodeTemplate
 
 
 class GatherRankResults(RankJobOperator):
@@ -28,8 +31,8 @@ class GatherRankResults(RankJobOperator):
 
     With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
     ``$RANKVOL_RESULT`` is the result. Where one node cannot hold all volumes, or they lie in several zones, several
-    nodes share them (``$GATHER_PART`` of ``$GATHER_PARTS``), and the result is the list of theirs. Without commands, the
-    result is the list of the ranks' outputs in rank order, with None for a rank that is missing.
+    nodes share them (``$GATHER_PART`` of ``$GATHER_PARTS``), and the result is the list of theirs. Without commands,
+    the result is the list of the ranks' outputs in rank order, with None for a rank that is missing.
 
     Args:
         slots, results: what CreateRankVolumes and the mapped RunRank returned.
@@ -56,14 +59,7 @@ class GatherRankResults(RankJobOperator):
             volumes = self.open(context)
             slots = self._slots(context)
             backend, job = volumes.backend, volumes.job
-            work = Work.begin(
-                role=Role.GATHER,
-                attempt=context["ti"].try_number,
-                group=volumes.group,
-                slots=slots,
-                template=job.gather_node or job.node,
-                now=backend.clock.now(),
-            )
+            work = self._work(context, volumes.group, job.gather_node or job.node, backend.clock.now())
             observation = patiently(backend, backend.observe, work.group)
             patiently(backend, forget_collected, backend, work, observation)
             outputs = self._outputs(context)
@@ -77,20 +73,23 @@ class GatherRankResults(RankJobOperator):
                 missing=missing,
             )
         if not job.gather:
-            patiently(backend, mark_collected, backend, work, observation, tuple(outputs))
-            context["ti"].xcom_push(key=COLLECTED_KEY, value=sorted(outputs))
-            return [outputs.get(slot.rank) for slot in slots]
+            result = [outputs.get(slot.rank) for slot in slots]
+            ending = {"result": {"rank": -1}, "output": result, "error": "", "collected": sorted(outputs)}
+            return self._finish(context, backend, work, ending)
         read = replace(work, slots=tuple(slot for slot in slots if slot.rank in outputs))
         parts = read.in_parts(backend.max_volumes(job.gather_node or job.node))
         works = parts if len(parts) > 1 else [work]
         self._running = (backend, works)
         ranks = sorted(outputs)
         outcomes = self.launch_and_wait(volumes, works, launcher, deferrable=self.deferrable, succeeded=ranks)
-        return finish(self, context, ending_of_parts(outcomes, ranks))
+        return self._finish(context, backend, work, ending_of_parts(outcomes, ranks))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """End a gather whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
-        return finish(self, context, event)
+        volumes = self.open(context)
+        job = volumes.job
+        work = self._work(context, volumes.group, job.gather_node or job.node, volumes.backend.clock.now())
+        return self._finish(context, volumes.backend, work, event)
 
     def on_kill(self) -> None:
         """Stop the gather node, or all of them."""
@@ -98,6 +97,25 @@ class GatherRankResults(RankJobOperator):
         for work in works:
             if backend:
                 stop_own(backend, work)
+
+    def _work(self, context: Context, group: Group, template: NodeTemplate, now: datetime) -> Work:
+        return Work.begin(
+            role=Role.GATHER,
+            attempt=context["ti"].try_number,
+            group=group,
+            slots=self._slots(context),
+            template=template,
+            now=now,
+        )
+
+    def _finish(self, context: Context, backend: Backend, work: Work, ending: Mapping[str, Any]) -> Any:
+        """Store the result, and only then mark the volumes that it came from: they may be deleted."""
+        value = finish(self, context, ending)
+        try:
+            mark_collected(backend, work, ending["collected"])
+        except BackendError as exc:
+            self.log.warning("The result is stored, but its volumes could not be marked as collected: %s", exc)
+        return value
 
     def _slots(self, context: Context) -> tuple[Slot, ...]:
         raw = resolved(self.slots, context)

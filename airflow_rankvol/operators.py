@@ -11,7 +11,7 @@ from airflow_rankvol._gather_operator import GatherRankResults
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
-from airflow_rankvol.engine.reap import ReapRules, reap, survey
+from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
 from airflow_rankvol.engine.step import choose_attempt, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
@@ -63,13 +63,12 @@ class PlanRankVolumes(RankJobOperator):
         return plan.to_slots()
 
     def _sweep(self, context: Context, volumes: RankVolumes) -> None:
-        findings = survey(
-            volumes.backend,
-            volumes.selector(),
-            lambda dag, run: self.run_state(context, dag, run),
-            ReapRules(expired_only=True),
-        )
-        gone, problems = reap(volumes.backend, volumes.selector(), findings)
+        def state_of(dag: str, run: str) -> RunState:
+            return self.run_state(context, dag, run)
+
+        backend, selector = volumes.backend, volumes.selector()
+        findings = survey(backend, selector, state_of, ReapRules(expired_only=True))
+        gone, problems = reap(backend, selector, findings, state_of)
         self.log.info("Removed expired leftovers: %s", ", ".join(gone) or "none")
         for label, why in problems.items():
             self.log.warning("Could not remove expired leftover %s: %s", label, why)

@@ -6,12 +6,32 @@ Times are aware UTC datetimes inside and ISO 8601 strings on the wire; sizes are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-TAG_PREFIX = "rankvol:"
+from airflow_rankvol.tags import TAG_PREFIX, Group, Tags
+
+__all__ = [
+    "TAG_PREFIX",
+    "Attachment",
+    "Group",
+    "Node",
+    "NodeState",
+    "Observation",
+    "RankResult",
+    "Role",
+    "Slot",
+    "SlotVolume",
+    "Tags",
+    "Volume",
+    "VolumeState",
+    "from_iso",
+    "ranks_text",
+    "to_iso",
+    "utc_now",
+]
 
 
 class VolumeState(StrEnum):
@@ -57,88 +77,6 @@ def from_iso(text: str | None) -> datetime | None:
         return None
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Tags:
-    """The tags that every volume and node of ours carries; the truth about whose it is.
-
-    ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
-    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. ``used_by`` is
-    the run that a volume was handed out to last; only that run may mark it as collected or delete it. An empty
-    ``expiry`` means never. ``collected`` holds the key of the run whose gather has this volume's results; ``kept``
-    when the end of its run left a volume to its expiry.
-    """
-
-    owner: str
-    dag: str
-    run: str
-    group: str
-    key: str
-    rank: int = -1
-    attempt: int = 0
-    scope: str = "run"
-    reclaim: str = "delete"
-    expiry: str = ""
-    collected: str = ""
-    role: str = ""
-    used_by: str = ""
-    kept: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the tags as strings under ``rankvol:…`` keys."""
-        return {f"{TAG_PREFIX}{item.name}": str(getattr(self, item.name)) for item in fields(self)}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, str]) -> Tags | None:
-        """Read tags back; None when the resource does not carry our owner and key."""
-        if not raw.get(f"{TAG_PREFIX}owner") or not raw.get(f"{TAG_PREFIX}key"):
-            return None
-        values: dict[str, Any] = {item.name: raw.get(f"{TAG_PREFIX}{item.name}", "") for item in fields(cls)}
-        values["rank"] = int(values["rank"] or -1)
-        values["attempt"] = int(values["attempt"] or 0)
-        return cls(**values)
-
-    def with_(self, **changes: Any) -> Tags:
-        """Return a copy with some tags changed."""
-        return replace(self, **changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One run's volume group: everything that ``observe`` needs to find all of it in one batch.
-
-    ``key`` marks nodes and run-scoped volumes, ``dag_key`` the volumes that outlive the run, and ``names``
-    are the literal names of volumes in global scope.
-    """
-
-    owner: str
-    dag: str
-    run: str
-    group: str
-    key: str
-    dag_key: str
-    global_key: str
-    names: tuple[str, ...] = ()
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """All keys under which this group may own volumes."""
-        return frozenset({self.key, self.dag_key, self.global_key})
-
-    def tags(self, **changes: Any) -> Tags:
-        """Return tags of this group's run, with the given ones changed."""
-        base = Tags(owner=self.owner, dag=self.dag, run=self.run, group=self.group, key=self.key)
-        return replace(base, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plain form for a trigger's fields."""
-        return {**asdict(self), "names": list(self.names)}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Group:
-        """Read the plain form back."""
-        return cls(**{**raw, "names": tuple(raw["names"])})
 
 
 @dataclass(frozen=True, slots=True)

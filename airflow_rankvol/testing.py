@@ -62,7 +62,6 @@ class FakeBackend(FakeCloud):
     name = "fake"
     platform = "local"  # the fake reads only the variables at the head of the rendered script
     supports_rendezvous = True
-    keeps_ended_nodes = True
     concurrency = 1
 
     def default_owner(self) -> str | None:
@@ -223,3 +222,16 @@ class FakeBackend(FakeCloud):
             return machine.report if machine else None
 
         return self._verb("read_report", self._name_of(node_id), effect)
+
+    def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - one record at a time here
+        """Say whether the volume holds a completion record; nobody can tell while a node has it."""
+
+        def effect() -> bool | None:
+            disk = self._world.disks.get(volume_id)
+            if disk is not None and disk.attached_to is not None:
+                raise self._error(VolumeBusy, "holds_result", disk.name, f"held by {disk.attached_to}")
+            if not self.looks_inside:
+                return None
+            return disk is not None and disk.record is not None
+
+        return self._verb("holds_result", self._name_of(volume_id), effect)

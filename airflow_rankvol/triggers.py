@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_rankvol._endings import ending_of_parts, log_failure, xcoms_of
 from airflow_rankvol.backends.base import Backend
-from airflow_rankvol.engine.step import Outcome, step, stop_own
+from airflow_rankvol.engine.step import Outcome, mark_collected, step, stop_own
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import RetryableError
+from airflow_rankvol.errors import BackendError, RetryableError
 from airflow_rankvol.hooks import aget_backend
 from airflow_rankvol.records import Group, Observation
 
@@ -109,6 +110,8 @@ class RankTrigger(BaseTrigger):
         await self._push(xcoms_of(ending))
         if ending["error"]:
             log_failure(self.log, ending)
+        elif ending["collected"]:
+            await self._mark(ending["collected"])
         yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
 
     async def on_kill(self) -> None:
@@ -133,6 +136,15 @@ class RankTrigger(BaseTrigger):
         for key, value in xcoms.items():
             if value is not None:  # a worker pushes no None either
                 await XCom.aset(key=key, value=value, **place)
+
+    async def _mark(self, ranks: list[int]) -> None:
+        """Mark the volumes whose results are stored now: they may be deleted."""
+        works = self._works()
+        whole = replace(works[0], slots=tuple(slot for work in works for slot in work.slots))
+        try:
+            await asyncio.to_thread(mark_collected, await aget_backend(self.conn_id), whole, ranks)
+        except BackendError as exc:
+            self.log.warning("The result is stored, but its volumes could not be marked as collected: %s", exc)
 
     async def _wait(self, work: Work) -> Outcome:
         backend = await aget_backend(self.conn_id)

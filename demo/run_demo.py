@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -85,6 +86,17 @@ def output_to(log: Path) -> Iterator[None]:
             os.close(saved)
 
 
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Hold ``home`` for this run: what another run has left unfinished there is nobody's any more."""
+    with (home / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"Another demo is running in {home}; wait for its end.") from None
+        yield
+
+
 def run_dag(conf: dict[str, Any]) -> Outcome:
     """Run the DAG in this process with Airflow's own ``dag.test()``, and read what it left behind."""
     from airflow.utils.db import initdb
@@ -93,7 +105,46 @@ def run_dag(conf: dict[str, Any]) -> Outcome:
     sys.path.insert(0, str(ROOT / "dags"))
     from flights_by_rank import dag
 
-    return read_outcome(dag.test(run_conf=conf))
+    sweep()
+    try:
+        return read_outcome(dag.test(run_conf=conf))
+    finally:
+        sweep()  # a run that was interrupted
+
+
+def sweep() -> None:
+    """Remove what runs left whose process was killed: to Airflow they would be running for ever."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
+    from sqlalchemy import select
+
+    from airflow_rankvol.backends.base import Selector
+    from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
+    from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+
+    with create_session() as session:
+        going = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED])
+        dead = list(session.scalars(select(DagRun).where(going)))
+        for run in dead:
+            run.state = DagRunState.FAILED
+        ids = [run.run_id for run in dead]
+    backend = get_backend()
+    for run_id in ids:
+        selector = Selector(get_owner(DEFAULT_CONN_ID, backend), run=run_id)
+        names = frozenset(volume.name for volume in backend.list_owned(selector).volumes)
+        reap(backend, selector, survey(backend, selector, lambda *_: RunState.ENDED, ReapRules(names=names)))
+
+
+def left_behind() -> str:
+    """Return the names of all volumes and nodes in this home, or "none"."""
+    from airflow_rankvol.backends.base import Selector
+    from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+
+    backend = get_backend()
+    found = backend.list_owned(Selector(get_owner(DEFAULT_CONN_ID, backend)))
+    names = [volume.name for volume in found.volumes] + [node.name for node in found.nodes]
+    return ", ".join(names) or "none"
 
 
 def read_outcome(dag_run: Any) -> Outcome:
@@ -196,12 +247,14 @@ def main() -> int:
     os.environ.update(environment(home, args.mode))
     started = time.monotonic()
     try:
-        with output_to(log):
+        with alone(home), output_to(log):
             outcome = run_dag({"nodes": args.nodes, "out": str(args.out.resolve())})
     except Exception as exc:  # noqa: BLE001  # the log has the traceback; people need the reason
         console.print(f"The run did not come to an end: {exc}\nThe log is in {log}", markup=False, soft_wrap=True)
         return 1
     show(console, outcome, time.monotonic() - started)
+    where = os.path.relpath(home)
+    console.print(f"Left behind: {left_behind()}  (AIRFLOW_HOME=$PWD/{where} .venv/bin/rankvol ls)", soft_wrap=True)
     if outcome.state != "success":
         explain(console, outcome, log)
         return 1

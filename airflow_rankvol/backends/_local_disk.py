@@ -90,3 +90,30 @@ def loops_of(image: Path) -> list[str]:
         except OSError:  # cleared meanwhile
             continue
     return found
+
+
+def holds_record(disk: Path, key: str) -> bool | None:
+    """Say whether a rank's completion record lies on a disk that nobody uses; None where that cannot be told."""
+    try:
+        if disk.is_dir():
+            return any((disk / ".rankvol" / key).glob("record*.json"))
+        # Nothing was ever written to a sparse file without blocks.
+        return False if disk.stat().st_blocks == 0 else _image_holds_record(disk, key)
+    except OSError:
+        return None
+
+
+def _image_holds_record(image: Path, key: str) -> bool | None:
+    """Read an image's directory without mounting it, unless its journal may hold what the directory does not show."""
+    look = subprocess.run(
+        ["debugfs", "-f", "-", str(image)],
+        input=f"features\nls -p /.rankvol/{key}\n",
+        env={"PATH": search_path(), "DEBUGFS_PAGER": "cat"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    head, _, listing = look.stdout.partition("debugfs: ls")
+    if "Filesystem features:" not in head or "needs_recovery" in head:
+        return None
+    return any(line.split("/")[5].startswith("record") for line in listing.splitlines() if line.count("/") >= 6)

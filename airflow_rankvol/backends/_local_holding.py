@@ -35,11 +35,11 @@ class Holding:
             volume = self._store.volume(attachment.volume_id)
             if volume is None:
                 raise _error(FinalError, "create_node", f"{attachment.name} ({attachment.volume_id})", "no such volume")
-            self.check_free(volume, "create_node", run=request.tags.run)
+            self.check_free(volume, "create_node", asked_by=request.tags)
             found.append(volume)
         return found
 
-    def check_free(self, volume: VolumeFile, verb: str, *, run: str | None = None) -> None:
+    def check_free(self, volume: VolumeFile, verb: str, *, asked_by: Tags | None = None) -> None:
         """Raise VolumeBusy when a live node holds the volume, VolumeConflict when it is of another run."""
         for node_id, broken in self._store.broken_nodes().items():
             if self._lives.may_run(node_id):  # and nothing tells which volumes it holds
@@ -52,7 +52,7 @@ class Holding:
             return
         tags = Tags.from_dict(holder.tags)
         owner = f"node {holder.name} ({holder.id}) of run {tags.run if tags else '?'}"
-        if run is not None and tags is not None and tags.run != run:
+        if asked_by and tags and (tags.dag, tags.run) != (asked_by.dag, asked_by.run):
             text = f"held by the live {owner}, expected free. Wait for that run to end"
             raise _error(VolumeConflict, verb, _label(volume), text)
         raise _error(

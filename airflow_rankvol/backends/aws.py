@@ -38,7 +38,6 @@ class AwsBackend:
     name = "aws"
     platform = "ec2"
     supports_rendezvous = True
-    keeps_ended_nodes = False  # EC2 forgets them about an hour after their end
     concurrency = 16
 
     def __init__(
@@ -151,6 +150,10 @@ class AwsBackend:
     def read_report(self, node_id: str) -> str | None:
         """Return the report that a node wrote to its console."""
         return self.nodes.read_report(node_id)
+
+    def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - EC2 shows nobody a disk's content
+        """Return None: what lies on a disk only a node can tell."""
+        return None
 
     def log_text(self, node_id: str) -> str:
         """Return what a node wrote to its console."""

@@ -99,16 +99,11 @@ class NodeRequest:
 
 @runtime_checkable
 class Backend(Protocol):
-    """A place where volumes and nodes live.
-
-    ``keeps_ended_nodes`` says whether an ended node stays listed until ``delete_node``, however long that takes. EC2
-    forgets one about an hour after its end. ``concurrency`` is how many calls the engine may make at once.
-    """
+    """A place where volumes and nodes live. ``concurrency`` is how many calls the engine may make at once."""
 
     name: str
     platform: str
     supports_rendezvous: bool
-    keeps_ended_nodes: bool
     concurrency: int
     clock: Clock
     poll_interval_s: float
@@ -161,3 +156,12 @@ class Backend(Protocol):
 
     def read_report(self, node_id: str) -> str | None:
         """Return the JSON report that the node's bootstrap wrote last; None when there is none."""
+
+    def holds_result(self, volume_id: str, key: str) -> bool | None:
+        """Say whether a completion record, old ones included, lies on a volume; None where nobody can tell.
+
+        A volume in use by a live node may be VolumeBusy.
+
+        Args:
+            key: the key of the run's group, whose records these are.
+        """

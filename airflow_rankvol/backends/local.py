@@ -46,7 +46,6 @@ class LocalBackend:
     name = "local"
     platform = "local"
     supports_rendezvous = True
-    keeps_ended_nodes = True
     concurrency = 1
 
     def __init__(
@@ -228,6 +227,15 @@ class LocalBackend:
             return (self.store.node_dir(node_id) / "report.json").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
+
+    def holds_result(self, volume_id: str, key: str) -> bool | None:
+        """Say whether a completion record lies on a volume that no live node has."""
+        with self.store.lock():
+            item = self.store.volume(volume_id)
+            if item is None:
+                return None
+            self.holding.check_free(item, "holds_result")
+            return disk.holds_record(disk.disk_path(self.store.volume_dir(volume_id), item.mode), key)
 
     def log_text(self, node_id: str) -> str:
         """Return everything that the node wrote to its console."""

@@ -137,14 +137,7 @@ class Launcher:
         """Say whether this very run created the volume blank; nothing else may ever be formatted."""
         volume = observation.volume(volume_id)
         tags = volume.tags if volume else None
-        return bool(
-            volume
-            and tags
-            and volume.blank
-            and tags.owner == work.group.owner
-            and tags.key in work.group.keys
-            and tags.run == work.group.run
-        )
+        return bool(volume and tags and volume.blank and tags.key in work.group.keys and tags.made_by(work.group))
 
     def _gather_env(self, nodes: int) -> dict[str, str]:
         """Return the variables that make sense without a rank; those that mention one are left out."""

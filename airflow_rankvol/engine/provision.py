@@ -100,7 +100,7 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
             f"it is attached to {found.attached_to}, a live node of another run; neither was touched. "
             "Wait for that run to end"
         )
-    return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.run == group.run)
+    return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.made_by(group))
 
 
 def _create(
@@ -119,7 +119,7 @@ def _create(
         volume = patiently(backend, backend.create_volume, request)
         made.append(volume)
         # In global scope another run may have been quicker.
-        adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and volume.tags.run != group.run
+        adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and not volume.tags.made_by(group)
         found[wanted.name] = (volume, adopted)
 
     missing = [
@@ -185,8 +185,8 @@ def _of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> li
 def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
     """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
     if ids:
-        fresh = {"rankvol:collected": "", "rankvol:kept": ""}
-        tags = {"rankvol:attempt": str(generation), "rankvol:used_by": group.run, **fresh}
+        user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
+        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
         patiently(backend, backend.tag_volumes, ids, tags)
 
 
@@ -223,20 +223,21 @@ def _roll_back(
     """Remove what did not exist before this call.
 
     It is looked up again, because an answer may have been lost, and what was answered is removed even where
-    the look-up does not show it yet. What a later try has handed out meanwhile, while this one hung, is in use.
+    the look-up does not show it yet. What a later try, or another run, has been handed meanwhile, while this one hung,
+    is in use.
     """
 
     def seen() -> list[Volume]:
         volumes = patiently(backend, backend.observe, group).volumes
-        return [volume for volume in volumes if volume.tags and volume.tags.run == group.run]
+        return [volume for volume in volumes if volume.tags and volume.tags.made_by(group)]
 
     def ours(volume: Volume) -> bool:
-        return volume.tags is not None and volume.tags.attempt in (0, generation)
+        return volume.tags is not None and volume.tags.attempt in (0, generation) and volume.tags.free_for(group)
 
     def left() -> list[Volume]:
         return [volume for volume in seen() if volume.name in new and ours(volume)]
 
-    known = {volume.id: volume for volume in made if volume.tags and volume.tags.run == group.run}
+    known = {volume.id: volume for volume in made if volume.tags and volume.tags.made_by(group)}
     known |= {volume.id: volume for volume in seen() if volume.name in new}
 
     def delete(volume: Volume) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import partial
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
@@ -17,7 +16,8 @@ from airflow_rankvol.engine.teardown import (
     delete_volumes,
     never_handed_out,
 )
-from airflow_rankvol.records import Node, NodeState, Observation, Role, Tags, Volume, from_iso, to_iso
+from airflow_rankvol.errors import BackendError, VolumeBusy
+from airflow_rankvol.records import Node, Observation, Role, Tags, Volume, from_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 
@@ -46,7 +46,7 @@ class ReapRules:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One resource of ours with the verdict on it; ``unfinished`` when it rests on a rank that never ended."""
+    """One resource of ours with the verdict on it; ``unfinished`` when it goes because its rank left no record."""
 
     kind: str
     resource: Volume | Node
@@ -86,7 +86,7 @@ def survey(
 
     def used(tags: Tags) -> RunState:
         """A volume that outlives runs may have been made by one run and be in use by another."""
-        user = state(tags.with_(run=tags.used_by)) if tags.used_by else RunState.UNKNOWN
+        user = state(tags.with_(dag=tags.used_dag, run=tags.used_run)) if tags.used_run else RunState.UNKNOWN
         return RunState.LIVE if user is RunState.LIVE else state(tags)
 
     # The backend filters by owner already; what would be removed by mistake cannot be brought back.
@@ -96,35 +96,56 @@ def survey(
         if node.tags and node.tags.owner == selector.owner
     ]
     going = frozenset(finding.resource.id for finding in findings if finding.remove)
-    why = partial(_why_nothing_ended, observation.nodes, remembers=backend.keeps_ended_nodes)
+
+    def unfinished(volume: Volume) -> bool:
+        return _is_unfinished(backend, volume, observation.node(volume.attached_to))
+
     return findings + [
-        _judge_volume(volume, volume.tags, used(volume.tags), going, why(volume.tags), now, rules)
+        _judge_volume(volume, volume.tags, used(volume.tags), going, unfinished, now, rules)
         for volume in observation.volumes
         if volume.tags and volume.tags.owner == selector.owner
     ]
 
 
-def reap(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
+def reap(
+    backend: Backend, selector: Selector, findings: Sequence[Finding], run_state_of: RunStateOf | None = None
+) -> tuple[list[str], dict[str, str]]:
     """Remove what the findings say, nodes first; return what went, and by name what did not and why.
 
-    What a rank finished since the survey stays: the results of a run that has ended are on its volume alone.
+    Volumes are looked at once more when the nodes are gone: what a rank has finished meanwhile stays, and so does
+    everything of a run that lives again because somebody cleared a task of it. Those are in neither answer.
+
+    Args:
+        run_state_of: asks anew whether a run lives.
     """
     problems: dict[str, str] = {}
-    findings = _look_again(backend, selector, findings)
-    _keep_for_good(backend, findings)
     nodes = [f.resource for f in findings if f.remove and isinstance(f.resource, Node)]
-    doomed = [
-        (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
-        for f in findings
-        if f.remove and isinstance(f.resource, Volume)
-    ]
 
     def observe() -> Observation:
         return backend.list_owned(selector)
 
     gone = delete_nodes(backend, nodes, observe, problems, timeout_s=NODES_TIMEOUT_S)
+    doomed = [
+        (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
+        for f in findings
+        if f.remove and isinstance(f.resource, Volume) and _still_goes(backend, f, run_state_of, problems)
+    ]
     gone += delete_volumes(backend, doomed, observe, problems, timeout_s=VOLUMES_TIMEOUT_S)
     return gone, problems
+
+
+def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | None, problems: dict[str, str]) -> bool:
+    tags = finding.tags
+    runs = {(tags.dag, tags.run), *([(tags.used_dag, tags.used_run)] if tags.used_run else [])}
+    if run_state_of and any(run_state_of(*run) is RunState.LIVE for run in runs):
+        return False
+    if not finding.unfinished:
+        return True
+    try:
+        return patiently(backend, backend.holds_result, finding.resource.id, tags.key) is False
+    except BackendError as exc:
+        problems[finding.resource.label] = f"whether its rank had finished could not be told: {exc}"
+        return False
 
 
 def _expired(tags: Tags, now: datetime) -> bool:
@@ -148,7 +169,13 @@ def _judge_node(node: Node, tags: Tags, state: RunState, now: datetime, rules: R
 
 
 def _judge_volume(
-    volume: Volume, tags: Tags, state: RunState, going: frozenset[str], unused: str, now: datetime, rules: ReapRules
+    volume: Volume,
+    tags: Tags,
+    state: RunState,
+    going: frozenset[str],
+    unfinished: Callable[[Volume], bool],
+    now: datetime,
+    rules: ReapRules,
 ) -> Finding:
     def verdict(remove: bool, reason: str) -> Finding:
         return Finding("volume", volume, state, remove, reason)
@@ -166,7 +193,7 @@ def _judge_volume(
         return verdict(False, f"reclaim policy {tags.reclaim}: goes only when named")
     if _expired(tags, now):
         return verdict(True, f"expired {tags.expiry}")
-    return _judge_unexpired(volume, tags, state, unused, rules)
+    return _judge_unexpired(volume, tags, state, unfinished, rules)
 
 
 def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
@@ -177,7 +204,9 @@ def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
     return ""
 
 
-def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, unused: str, rules: ReapRules) -> Finding:
+def _judge_unexpired(
+    volume: Volume, tags: Tags, state: RunState, unfinished: Callable[[Volume], bool], rules: ReapRules
+) -> Finding:
     def goes(why: str, *, unfinished: bool = False) -> Finding:
         return Finding("volume", volume, state, True, f"its run has ended{why}", unfinished)
 
@@ -189,62 +218,18 @@ def _judge_unexpired(volume: Volume, tags: Tags, state: RunState, unused: str, r
         return goes(" before any rank could use it")
     if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
         return goes("; reclaim policy delete_always")
-    if unused and not tags.kept:
-        return goes(f" {unused}", unfinished=True)
+    if not tags.kept and unfinished(volume):
+        return goes(" before its rank had finished", unfinished=True)
     return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
 
 
-def _why_nothing_ended(nodes: Sequence[Node], tags: Tags, *, remembers: bool) -> str:
-    """Say how it is known that no try of a volume's rank ever came to its end; empty where one did, or may have.
+def _is_unfinished(backend: Backend, volume: Volume, holder: Node | None) -> bool:
+    """Say whether it can be seen that no rank has finished on a volume: it holds no completion record.
 
-    Only what is seen counts. A node that still runs is the try that its run's end cut off, and every earlier try must
-    be listed with the exit code of a failure. Where no node is listed at all, a backend that lists ended nodes until
-    they are deleted had none; the teardown, which deletes them, marks the volumes that it keeps (``Tags.kept``).
-
-    Args:
-        remembers: whether the backend lists ended nodes until they are deleted.
+    While a rank's node has it, that is taken for granted; whoever deletes the node looks again.
     """
-    tries = [
-        node
-        for node in nodes
-        if node.tags and (node.tags.key, node.tags.rank, node.tags.role) == (tags.key, tags.rank, Role.RANK)
-    ]
-    if not tries:
-        return "before its rank started" if remembers else ""
-    ended = [node for node in tries if node.state is NodeState.ENDED]
-    running = [node.tags.attempt for node in tries if node not in ended and node.tags]
-    if not running or max(running) != len(ended) + 1 or any(node.exit_code in (None, 0) for node in ended):
-        return ""
-    return "before its rank did"
-
-
-def _look_again(backend: Backend, selector: Selector, findings: Sequence[Finding]) -> list[Finding]:
-    """Drop the verdict on a volume whose rank has ended since it was judged: its result may just have been written."""
-    nodes = patiently(backend, backend.list_owned, selector).nodes
-    ended = {node.id for node in nodes if node.state is NodeState.ENDED}
-    late = {
-        (f.tags.key, f.tags.rank)
-        for f in findings
-        if isinstance(f.resource, Node) and f.resource.state is not NodeState.ENDED and f.resource.id in ended
-    }
-    return [
-        replace(f, remove=False, reason=f"its rank has just ended; expires {f.tags.expiry}")
-        if f.unfinished and (f.tags.key, f.tags.rank) in late
-        else f
-        for f in findings
-    ]
-
-
-def _keep_for_good(backend: Backend, findings: Sequence[Finding]) -> None:
-    """Mark the volumes that stay although their run has ended: the nodes that tell why go now."""
-    ids = [
-        f.resource.id
-        for f in findings
-        if isinstance(f.resource, Volume)
-        and not f.remove
-        and f.run_state is RunState.ENDED
-        and f.tags.scope == Scope.RUN
-        and not f.tags.kept
-    ]
-    if ids:
-        patiently(backend, backend.tag_volumes, ids, {"rankvol:kept": to_iso(backend.clock.now())})
+    assert volume.tags is not None  # noqa: S101 - only what has tags is judged
+    try:
+        return backend.holds_result(volume.id, volume.tags.key) is False
+    except VolumeBusy:
+        return holder is not None and holder.tags is not None and holder.tags.role == Role.RANK

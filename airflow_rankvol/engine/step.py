@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends.base import Backend, Guard
@@ -30,7 +30,7 @@ from airflow_rankvol.engine.views import (
 )
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
-from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Role, Tags, Volume, to_iso
+from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Tags, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,6 @@ def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Lau
         for request in launcher.requests(work, observation):
             backend.create_node(request)
     elif action is Action.REMOVE_OLDER:
-        _mark_kept(backend, work, observation)
         for old in older_nodes(work, observation):
             backend.delete_node(old.id, _guard(work))
     elif action is Action.ATTACH:
@@ -187,13 +186,15 @@ def _collect(backend: Backend, work: Work, observation: Observation, node: Node)
     result = result_of(work, node, observation, report)
     if error is not None:
         _stop(backend, work, observation, node, error)
-    elif work.role is Role.GATHER and report is not None:
-        mark_collected(backend, work, observation, report.collected)
     return Outcome(result=result, report=report, error=error)
 
 
-def mark_collected(backend: Backend, work: Work, observation: Observation, ranks: tuple[int, ...]) -> None:
-    """Tag the volumes of the ranks whose results this run's gather has; only then may they be deleted."""
+def mark_collected(backend: Backend, work: Work, ranks: Collection[int]) -> None:
+    """Tag the volumes of the ranks whose results this run's gather has stored; only then may they be deleted.
+
+    Whoever dies between storing and this leaves volumes that stay until their expiry, never the other way round.
+    """
+    observation = patiently(backend, backend.observe, work.group)
     ids = [
         volume.id
         for slot in work.slots
@@ -202,18 +203,12 @@ def mark_collected(backend: Backend, work: Work, observation: Observation, ranks
         if not volume.adopted and _still_ours(work, observation.volume(volume.id))
     ]
     if ids:
-        backend.tag_volumes(ids, {"rankvol:collected": work.group.key})
+        patiently(backend, backend.tag_volumes, ids, {"rankvol:collected": work.group.key})
 
 
 def forget_collected(backend: Backend, work: Work, observation: Observation) -> None:
     """Take the mark of an earlier gather off: what is computed or gathered anew must be collected anew, too."""
     _tag_if(backend, work, observation, {"rankvol:collected": ""}, lambda tags: tags.collected == work.group.key)
-
-
-def _mark_kept(backend: Backend, work: Work, observation: Observation) -> None:
-    """Mark what may hold results before a node goes: the reaper takes a volume without any for one never used."""
-    kept = {"rankvol:kept": to_iso(backend.clock.now())}
-    _tag_if(backend, work, observation, kept, lambda tags: tags.key == work.group.key and not tags.kept)
 
 
 def _tag_if(
@@ -228,7 +223,7 @@ def _tag_if(
 
 def _still_ours(work: Work, volume: Volume | None) -> bool:
     """Say whether no later run has taken a volume that outlives runs; its results are not this gather's then."""
-    return volume is not None and volume.tags is not None and volume.tags.used_by in ("", work.group.run)
+    return volume is not None and volume.tags is not None and volume.tags.free_for(work.group)
 
 
 def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError) -> None:
@@ -239,15 +234,11 @@ def _stop(backend: Backend, work: Work, observation: Observation, node: Node | N
     # Where no node shows that the gang failed, this one's absence has to.
     unseen = work.rendezvous and not failed_peer(work, observation)
     doomed += [peer for peer in own if peer.state is not NodeState.ENDED or unseen]
-    try:
-        if doomed:
-            _mark_kept(backend, work, observation)
-        for peer in doomed:
+    for peer in doomed:
+        try:
             backend.delete_node(peer.id, _guard(work))
-    except FinalError as exc:
-        error.add_note(
-            f"{', '.join(peer.label for peer in doomed)} could not be ended ({exc}); delete_volumes tries again"
-        )
+        except FinalError as exc:
+            error.add_note(f"{peer.label} could not be ended ({exc}); delete_volumes tries again")
 
 
 def _fail(backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action) -> Outcome:

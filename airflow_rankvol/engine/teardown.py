@@ -79,8 +79,7 @@ def teardown(
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
     own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    if not _mark_kept(backend, group, observation, problems):
-        own = [node for node in own if node.state is not NodeState.ENDED]  # else nothing tells that there are results
+    _mark_kept(backend, group, observation, collected, problems)
     nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
@@ -187,7 +186,7 @@ def _verdict(
     """Say what becomes of one volume: a guard when it goes, a reason when it stays, None when it is not ours."""
     tags = volume.tags
     owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
-    if tags is None or not owned or (tags.key == group.global_key and tags.run != group.run):
+    if tags is None or not owned or (tags.key == group.global_key and not tags.made_by(group)):
         return _adopted_verdict(group, volume, wanted, collected)
     policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
     guard = Guard(owner=group.owner, key=tags.key)
@@ -196,14 +195,13 @@ def _verdict(
         return Kept(volume.name, volume.id, tags.rank, reason, tags.expiry)
 
     # What no rank ever got holds nothing; kept, it would be in the way of later runs, which may not format it.
-    if policy is ReclaimPolicy.DELETE_ALWAYS or (never_handed_out(tags) and tags.run == group.run):
+    if policy is ReclaimPolicy.DELETE_ALWAYS or (never_handed_out(tags) and tags.made_by(group)):
         return guard
     if policy is ReclaimPolicy.RETAIN:
         return kept("reclaim policy retain")
     if policy is ReclaimPolicy.SNAPSHOT:
         return kept("reclaim policy snapshot: this backend takes no snapshots, and nothing goes without one")
-    # The tag comes before gather's result is stored; whoever dies in between has collected nothing.
-    if tags.collected == group.key and (collected is None or tags.rank in collected):
+    if _is_collected(tags, group, collected):
         return guard
     return kept("its results were not collected")
 
@@ -219,7 +217,9 @@ def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | No
 
     if volume.attached_to and volume.attached_to not in own:
         return kept(f"{volume.attached_to}, a node of another run")
-    return kept(f"run {tags.used_by}") if tags.key in group.keys and tags.used_by not in ("", group.run) else None
+    if tags.key not in group.keys or tags.free_for(group):
+        return None
+    return Kept(volume.name, volume.id, tags.rank, f"handed out to run {tags.used_run} of DAG {tags.used_dag} last")
 
 
 def never_handed_out(tags: Tags) -> bool:
@@ -247,24 +247,38 @@ def _adopted_verdict(
     return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
 
 
-def _mark_kept(backend: Backend, group: Group, observation: Observation, problems: dict[str, str]) -> bool:
-    """Mark what may hold results before the nodes go: without one, a volume looks as if no rank had used it."""
+def _mark_kept(
+    backend: Backend,
+    group: Group,
+    observation: Observation,
+    collected: Collection[int] | None,
+    problems: dict[str, str],
+) -> None:
+    """Tell the reaper what stays until its expiry, before anything goes: this may not come to its end.
+
+    What gather has tagged without storing its result is not collected, whatever the tag says.
+    """
     volumes = [
         volume
         for volume in observation.volumes
         if volume.tags
         and (volume.tags.owner, volume.tags.key) == (group.owner, group.key)
-        and not (volume.tags.kept or volume.tags.collected or never_handed_out(volume.tags))
-        and volume.tags.reclaim != ReclaimPolicy.DELETE_ALWAYS
+        and not (never_handed_out(volume.tags) or volume.tags.reclaim == ReclaimPolicy.DELETE_ALWAYS)
+        and not _is_collected(volume.tags, group, collected)
+        and (volume.tags.collected or not volume.tags.kept)
     ]
-    if volumes:
-        try:
-            tags = {"rankvol:kept": to_iso(backend.clock.now())}
-            patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], tags)
-        except BackendError as exc:
-            problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
-            return False
-    return True
+    if not volumes:
+        return
+    try:
+        tags = {"rankvol:kept": to_iso(backend.clock.now()), "rankvol:collected": ""}
+        patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], tags)
+    except BackendError as exc:
+        problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
+
+
+def _is_collected(tags: Tags, group: Group, collected: Collection[int] | None) -> bool:
+    """Say whether this run's gather has a volume's results, by its tag and, where that is known, by what it stored."""
+    return tags.collected == group.key and (collected is None or tags.rank in collected)
 
 
 def _extend_expiry(

@@ -10,6 +10,9 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_rankvol.backends._local_launch import start
+from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.engine.reap import RunState, survey
+from airflow_rankvol.hooks import get_owner
 from tests.airflow.harness import DagBench
 from tests.airflow.test_failure_shapes import COUNT, FAIL_RANK_1, GATHER_TRIES, kept_ranks
 
@@ -88,3 +91,28 @@ def test_when_airflow_cannot_say_whether_a_run_lives_nothing_of_it_goes(
     assert second.state == "success"
     assert "could not tell whether run" in second.log
     assert kept_ranks(bench, first) == [0, 1]
+
+
+@pytest.mark.parametrize("gather", [[], [GATHER_TRIES]])
+def test_what_gather_could_not_store_is_not_collected(
+    bench: DagBench, monkeypatch: pytest.MonkeyPatch, gather: list[str]
+) -> None:
+    """Neither the teardown nor the reaper after it deletes a volume; cleared, gather has all of them."""
+    push = RuntimeTaskInstance.xcom_push
+
+    def failing(self: RuntimeTaskInstance, key: str, value: Any) -> None:
+        if self.task_id.endswith("gather") and key == "return_value":
+            raise RuntimeError("the database is full")
+        push(self, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RuntimeTaskInstance, "xcom_push", failing)
+        run = bench.run(bench.job(commands=[COUNT], gather=gather))
+    assert run.states()["gather"] == "failed"
+    assert kept_ranks(bench, run) == [0, 1]
+    selector = Selector(owner=get_owner("rankvol_default", bench.backend()), dag=run.dag.dag_id)
+    assert not any(f.remove for f in survey(bench.backend(), selector, lambda _dag, _run: RunState.ENDED))
+
+    bench.clear(run, "gather")
+    assert bench.resume(run).state == "success"
+    assert kept_ranks(bench, run) == []

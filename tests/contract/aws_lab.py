@@ -37,7 +37,9 @@ class AwsLab(Lab):
 
     def volume(self, rank: int = 0, name: str = "data", size: str = "1GB") -> Volume:
         tags = self.group.tags(rank=rank)
-        wanted = VolumeRequest(f"{name}-{rank}", None, VolumeTemplate(size=size), tags, token(f"{self.key}{name}{rank}"))
+        wanted = VolumeRequest(
+            f"{name}-{rank}", None, VolumeTemplate(size=size), tags, token(f"{self.key}{name}{rank}")
+        )
         made = self.backend.create_volume(wanted)
         until(lambda: self._state(made) not in ("", "creating"), f"{made.label} never came up")
         return made
@@ -61,7 +63,7 @@ class AwsLab(Lab):
         until(lambda: all(str(v.state) == "attached" for v in self.see().volumes if v.id in ids), "never attached")
         return self.seen(node)
 
-    def secret(self, text: str, folder: Path) -> str:  # noqa: ARG002 - a node reads no file of this machine
+    def secret(self, text: str, folder: Path) -> str:
         self.double.boto3("ssm").put_parameter(Name="/lab/secret", Value=text, Type="SecureString", Overwrite=True)
         return "ssm:/lab/secret"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends.local import LocalBackend
-from airflow_rankvol.errors import BackendError, QuotaExceeded
+from airflow_rankvol.errors import BackendError, QuotaExceeded, VolumeBusy
 from airflow_rankvol.records import Volume
-from tests.contract.support import Lab
+from tests.contract.support import Lab, until
 
 
 def disk_of(lab: Lab, volume: Volume) -> Path:
@@ -127,3 +129,40 @@ def test_a_full_state_disk_is_a_quota(image: Lab, monkeypatch: pytest.MonkeyPatc
 def test_ids_cannot_name_files_elsewhere(image: Lab) -> None:
     with pytest.raises(BackendError, match="no id of this backend"):
         image.backend.delete_volume("../../etc", image.guard)
+
+
+def test_a_volume_tells_whether_a_rank_has_finished_on_it(on_this_machine: Lab) -> None:
+    """Whatever became of the nodes; of an earlier try that was cleared, too, and for its own group alone."""
+    lab = on_this_machine
+    blank, failed, finished = (lab.volume(rank) for rank in range(3))
+    lab.run_rank(failed, rank=1, commands="touch $VOLUME_PATH/x; exit 3")
+    lab.run_rank(finished, rank=2)
+
+    def told(volume: Volume) -> bool | None:
+        until(lambda: not disk.loops_of(disk_of(lab, volume)), "the kernel is still flushing it")
+        return lab.backend.holds_result(volume.id, lab.key)
+
+    assert [told(volume) for volume in (blank, failed, finished)] == [False, False, True]
+    assert lab.backend.holds_result(finished.id, "ffffffff") is False
+    lab.run_rank(finished, rank=2, attempt=2, digest="another", commands="exit 3")
+    assert told(finished) is True
+
+
+def test_of_a_volume_in_use_nobody_tells(image: Lab) -> None:
+    volume = image.volume()
+    image.node(volume, commands="sleep 60")
+    with pytest.raises(VolumeBusy):
+        image.backend.holds_result(volume.id, image.key)
+
+
+def test_an_image_that_needs_its_journal_tells_nothing(image: Lab) -> None:
+    """What the journal holds does not show in the directories yet."""
+    volume = image.volume()
+    image.run_rank(volume)
+    until(lambda: not disk.loops_of(disk_of(image, volume)), "the kernel is still flushing it")
+    command = ["debugfs", "-w", "-R", "feature needs_recovery", str(disk_of(image, volume))]
+    subprocess.run(command, check=True, capture_output=True)
+    assert image.backend.holds_result(volume.id, image.key) is None
+    command[3] = "feature -needs_recovery"
+    subprocess.run(command, check=True, capture_output=True)
+    assert image.backend.holds_result(volume.id, image.key) is True

@@ -82,3 +82,9 @@ def test_another_groups_volumes_are_not_observed(lab: Lab) -> None:
 def test_a_new_volume_is_available(lab: Lab) -> None:
     lab.volume()
     assert [volume.state for volume in lab.see().volumes] == [VolumeState.AVAILABLE]
+
+
+def test_whether_a_volume_holds_a_result_can_be_told_from_outside_or_is_unknown(lab: Lab) -> None:
+    volume = lab.volume()
+    assert lab.backend.holds_result(volume.id, lab.key) in (False, None)
+    assert lab.backend.holds_result("vol-absent", lab.key) in (False, None)

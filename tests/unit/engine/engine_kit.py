@@ -11,7 +11,7 @@ from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
-from airflow_rankvol.engine.step import Outcome, choose_attempt, launch, run, step
+from airflow_rankvol.engine.step import Outcome, choose_attempt, launch, mark_collected, run, step
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
@@ -94,7 +94,10 @@ class Rig:
         return self.run(self.begin(rank, try_number))
 
     def gather(self, attempt: int = 1) -> Outcome:
-        return self.run(self.gather_work(attempt))
+        outcome = self.run(self.gather_work(attempt))
+        if outcome.error is None and outcome.report:
+            mark_collected(self.backend, self.gather_work(attempt), outcome.report.collected)
+        return outcome
 
     def step(self, work: Work) -> Outcome | None:
         return step(self.backend, work, self.observe())

@@ -21,7 +21,11 @@ def a_backend(concurrency: int) -> FakeBackend:
 
 def test_as_many_calls_as_the_backend_takes_are_under_way_at_once() -> None:
     together = threading.Barrier(4)  # passes only when four threads are in it
-    in_parallel(a_backend(4), range(8), lambda _item: together.wait(timeout=10) and None)
+
+    def meet(_item: int) -> None:
+        together.wait(timeout=10)
+
+    in_parallel(a_backend(4), range(8), meet)
 
 
 def test_one_at_a_time_stays_in_the_callers_thread_and_in_order() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import VolumeRequest
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
@@ -17,7 +18,7 @@ from airflow_rankvol.errors import (
     Throttled,
     VolumeConflict,
 )
-from airflow_rankvol.records import VolumeState
+from airflow_rankvol.records import Volume, VolumeState
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -182,7 +183,7 @@ def test_a_global_volume_of_another_run_of_ours_is_adopted_and_claimed_but_stays
     assert other.slots[0].volumes[0].adopted
     after = backend.volumes["data-volume-0"].tags
     assert before is not None
-    assert after == before.with_(used_by="run-2")
+    assert after == before.with_(used_by=other.group.key, used_run="run-2")
 
 
 def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_slower_one() -> None:
@@ -290,3 +291,26 @@ def test_a_try_that_hung_does_not_roll_back_what_a_later_try_handed_out(monkeypa
     with pytest.raises(SystemExit):
         rig.create(generation=1)
     assert len(rig.backend.volumes) == 2
+
+
+def test_a_roll_back_leaves_what_another_run_was_handed_meanwhile() -> None:
+    """Both runs are at their first try; the volume outlives them."""
+    backend = FakeBackend()
+    template = {"scope": "dag"}
+    slow, quick = (
+        Rig(backend, a_plan(2, run="a", volume_template=template)),
+        Rig(backend, a_plan(1, run="b", volume_template=template)),
+    )
+    create, calls = backend.create_volume, []
+
+    def create_volume(request: VolumeRequest) -> Volume:
+        calls.append(request.name)
+        if len(calls) == 2:
+            quick.create()
+            raise QuotaExceeded("full")
+        return create(request)
+
+    backend.create_volume = create_volume  # type: ignore[method-assign]
+    with pytest.raises(QuotaExceeded):
+        slow.create()
+    assert [slot.volumes[0].id for slot in quick.slots] == [disk.id for disk in backend.volumes.values()]

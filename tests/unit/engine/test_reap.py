@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
-from airflow_rankvol.errors import AuthDenied, LeakError
+from airflow_rankvol.errors import AuthDenied
 from airflow_rankvol.records import Observation, Tags, to_iso
 from airflow_rankvol.testing import Ending, FakeBackend, SimulatedCrash, fails, hangs, is_lost, succeeds
 
@@ -60,84 +60,129 @@ def test_of_a_run_cut_off_before_any_rank_ended_nothing_stays() -> None:
     assert rig.backend.is_empty
 
 
-@pytest.mark.parametrize("ending", [succeeds(), fails(3), is_lost()], ids=["finished", "failed", "lost"])
-def test_what_a_rank_left_that_came_to_its_end_stays_until_its_expiry(ending: Ending) -> None:
-    """However often it is reaped: the first time removes the nodes that tell of it."""
-    backend = FakeBackend(endings={("rank", 0): ending, ("rank", 1): hangs()})
-    rig = a_rig(3, backend=backend)
+def a_half_finished_rig(**fields: Any) -> Rig:
+    """Return a run of three ranks that ended without a teardown: one finished, one still computes, one never began."""
+    rig = a_rig(3, backend=FakeBackend(endings={("rank", 1): hangs()}), **fields)
     for rank in (0, 1):
         rig.launch(rig.begin(rank))
     rig.until_end(rig.work(0))
+    return rig
+
+
+def test_what_a_rank_finished_stays_until_its_expiry_however_often_it_is_reaped() -> None:
+    rig = a_half_finished_rig()
     for _ in range(2):
         rig.reap(RunState.ENDED)
-        assert not backend.nodes
-        assert set(backend.volumes) == {rig.slots[0].volumes[0].name}
-    backend.clock.sleep(DAY_S + 1)
+        assert not rig.backend.nodes
+        assert set(rig.backend.volumes) == {rig.slots[0].volumes[0].name}
+    rig.backend.clock.sleep(DAY_S + 1)
     rig.reap(RunState.ENDED)
-    assert backend.is_empty
+    assert rig.backend.is_empty
 
 
-def test_what_may_have_been_finished_by_an_earlier_try_stays() -> None:
-    backend = FakeBackend(endings={("rank", 0, 2): hangs()})
-    rig = a_rig(1, backend=backend)
-    rig.run_rank(0)
-    again = rig.begin(0, 2)
-    rig.launch(again)
-    rig.until_attached(again)
+def test_what_a_rank_finished_stays_when_its_node_was_reaped_before() -> None:
+    """Expired nodes go while the run is unknown; the user's word that it has ended comes later."""
+    rig = a_half_finished_rig(node={"lifetime": "30m"})
+    rig.backend.clock.sleep(7200)
+    rig.reap(RunState.UNKNOWN)
+    assert not rig.backend.nodes
     rig.reap(RunState.ENDED)
-    assert not backend.nodes
-    assert set(backend.volumes) == names(rig)
+    assert set(rig.backend.volumes) == {rig.slots[0].volumes[0].name}
 
 
-@pytest.mark.parametrize("kill", ["teardown", "teardown cut off", "lifetime"])
-def test_what_a_rank_left_stays_whoever_removed_its_node(kill: str) -> None:
-    """A volume without a node looks as if no rank had ever used it."""
-    backend = FakeBackend(endings={("rank", 0): hangs() if kill == "lifetime" else fails()})
-    rig = a_rig(1, backend=backend, node={"lifetime": "10m"})
-    rig.run_rank(0)
-    if kill == "teardown cut off":
-        backend.faults.fail("delete_node", SimulatedCrash(), when="after")
-        with pytest.raises(SimulatedCrash):
+@pytest.mark.parametrize("ending", [fails(3), is_lost()], ids=["failed", "lost"])
+def test_what_failed_goes_with_its_run_unless_the_teardown_kept_it(ending: Ending) -> None:
+    for torn_down in (False, True):
+        rig = a_rig(1, backend=FakeBackend(endings={("rank", 0): ending}))
+        rig.run_rank(0)
+        if torn_down:
             rig.teardown()
-        backend.revive()
-    elif kill == "teardown":
-        rig.teardown()
-    for _ in range(2):
         rig.reap(RunState.ENDED)
-        assert not backend.nodes
-        assert set(backend.volumes) == names(rig)
+        assert bool(rig.backend.volumes) is torn_down
 
 
-def test_without_the_mark_the_teardown_leaves_the_nodes_that_tell_of_results() -> None:
+@pytest.mark.parametrize("again", ["create", "rank 1"])
+def test_what_a_rank_finished_stays_when_tasks_are_cleared_and_cut_off(again: str) -> None:
+    """The first teardown has deleted the node that told of it."""
+    backend = FakeBackend(endings={("rank", 1, 1): fails(), ("rank", 1, 2): hangs()})
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        rig.run_rank(rank)
+    rig.teardown()
+    if again == "create":
+        rig.create(generation=2)
+    else:
+        rig.launch(rig.begin(1, 2))
+    rig.reap(RunState.ENDED)
+    assert rig.slots[0].volumes[0].name in backend.volumes
+
+
+def test_a_teardown_that_is_cut_off_has_marked_what_stays() -> None:
     backend = FakeBackend(endings={("rank", 0): fails()})
     rig = a_rig(1, backend=backend)
     rig.run_rank(0)
-    backend.faults.fail("tag_volumes", AuthDenied, times=math.inf)
-    with pytest.raises(LeakError, match="could not be marked as kept"):
+    backend.faults.fail("delete_node", SimulatedCrash(), when="after")
+    with pytest.raises(SimulatedCrash):
         rig.teardown()
-    backend.faults.clear()
+    backend.revive()
     rig.reap(RunState.ENDED)
     assert set(backend.volumes) == names(rig)
 
 
-def test_a_rank_that_ends_while_it_is_being_reaped_keeps_its_volume() -> None:
-    rig = a_rig(2, backend=FakeBackend(endings={("rank", 0): succeeds(after_s=300)}))
+@pytest.mark.parametrize("when", ["before the nodes go", "while they go"])
+def test_a_rank_that_ends_while_it_is_being_reaped_keeps_its_volume(when: str) -> None:
+    rig = a_rig(2, backend=FakeBackend(endings={("rank", 0): succeeds(after_s=60)}))
     work = rig.begin(0)
     rig.launch(work)
     rig.until_attached(work)
     selector = Selector(owner="me")
     findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
     assert [finding.remove for finding in findings] == [True, True, True]
-    rig.backend.clock.sleep(300)
+    if when == "before the nodes go":
+        rig.backend.clock.sleep(90)
+    else:
+        delete_node = rig.backend.delete_node
+
+        def slowly(node_id: str, guard: Guard) -> None:
+            rig.backend.clock.sleep(90)
+            delete_node(node_id, guard)
+
+        rig.backend.delete_node = slowly  # type: ignore[method-assign]
     reap(rig.backend, selector, findings)
     assert set(rig.backend.volumes) == {rig.slots[0].volumes[0].name}
+    assert not rig.backend.nodes
 
 
-def test_where_ended_nodes_are_forgotten_a_volume_without_a_node_stays() -> None:
+def test_a_run_that_lives_again_when_its_volumes_are_due_keeps_them() -> None:
+    """Somebody has cleared a task of it between the list and the deletion."""
+    rig = a_left_rig(collected=True)
+    selector = Selector(owner="me")
+    findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
+    reap(rig.backend, selector, findings, lambda _dag, _run: RunState.LIVE)
+    assert set(rig.backend.volumes) == names(rig)
+
+
+def test_where_nobody_can_look_into_a_volume_it_stays_until_its_expiry() -> None:
     rig = a_left_rig()
-    rig.backend.keeps_ended_nodes = False
+    rig.backend.looks_inside = False
     rig.reap(RunState.ENDED)
-    assert set(rig.backend.volumes) == {rig.slots[1].volumes[0].name}
+    assert not rig.backend.nodes
+    assert set(rig.backend.volumes) == names(rig)
+
+
+def test_a_named_volume_that_a_live_run_of_another_dag_uses_stays() -> None:
+    """That run's id is the same as the maker's."""
+    backend = FakeBackend()
+    a_rig(1, backend=backend, dag="x", run="same", volume_template={"scope": "global"})
+    a_rig(1, backend=backend, dag="y", run="same", volume_template={"scope": "global"})
+    findings = survey(
+        backend,
+        Selector(owner="me"),
+        lambda dag, _run: RunState.LIVE if dag == "y" else RunState.ENDED,
+        ReapRules(names=frozenset({"data-volume-0"})),
+    )
+    assert reap(backend, Selector(owner="me"), findings) == ([], {})
+    assert list(backend.volumes) == ["data-volume-0"]
 
 
 def test_of_an_unknown_run_only_what_has_expired_goes() -> None:
@@ -259,16 +304,16 @@ def test_a_selection_by_run_leaves_other_runs_alone() -> None:
 
 def test_listing_removes_nothing_and_says_why_for_each() -> None:
     rig = a_left_rig()
-    rig.backend.keeps_ended_nodes = False
+    rig.backend.looks_inside = False
     before = len(rig.backend.calls)
     findings = survey(rig.backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED)
     assert [(finding.kind, finding.remove) for finding in findings] == [
         ("node", True),
-        ("volume", True),
+        ("volume", True),  # unless it turns out, once the node is gone, that its rank had finished
         ("volume", False),
     ]
     assert all(finding.reason for finding in findings)
-    assert [call.verb for call in rig.backend.calls[before:]] == ["list_owned"]
+    assert [call.verb for call in rig.backend.calls[before:]] == ["list_owned", "holds_result", "holds_result"]
 
 
 def test_each_run_is_asked_about_once() -> None:

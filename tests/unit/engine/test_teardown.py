@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_rankvol.backends.base import Guard
+from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.errors import AuthDenied, LeakError, Throttled, VolumeBusy
 from airflow_rankvol.records import from_iso
@@ -91,8 +92,7 @@ def test_an_uncollected_volume_gets_its_whole_expiry_from_the_teardown_on() -> N
 def test_an_expiry_that_cannot_be_extended_is_named_and_the_rest_goes() -> None:
     backend = FakeBackend(endings={("rank", 1): fails()})
     rig = a_finished_rig(backend=backend, nodes=3, allow_missing=True)
-    assert all(disk.tags and (disk.tags.collected or disk.tags.kept) for disk in backend.volumes.values())
-    backend.faults.fail("tag_volumes", AuthDenied)
+    backend.faults.fail("tag_volumes", AuthDenied, call=backend.count("tag_volumes") + 2)  # the first marks it
     with pytest.raises(LeakError, match="its expiry could not be extended"):
         rig.teardown()
     assert len(backend.volumes) == 1
@@ -294,7 +294,7 @@ def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched()
     report = ended.teardown()
     assert [(kept.rank, kept.reason.split("-")[0]) for kept in report.kept] == [
         (0, "in use by node"),
-        (1, "in use by run run"),
+        (1, "handed out to run run"),
     ]
     assert [str(node.state) for node in user.observe().nodes] == ["running"]
     assert report.deleted == ()
@@ -311,7 +311,7 @@ def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_o
         for rank in range(2):
             assert rig.run_rank(rank).error is None
     earlier.gather()
-    assert {kept.reason for kept in earlier.teardown().kept} == {"in use by run run-2"}
+    assert {kept.reason for kept in earlier.teardown().kept} == {"handed out to run run-2 of DAG dag last"}
     assert later.gather().error is None
     assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
     assert not backend.volumes
@@ -338,10 +338,34 @@ def test_a_rank_that_computes_again_is_not_collected_by_the_gather_before() -> N
 
 
 def test_a_volume_is_not_collected_until_gathers_result_is_stored() -> None:
-    """The tag is set before the result is pushed: a gather that dies in between has collected nothing."""
+    """What the tag says does not count without it, neither for the teardown nor for the reaper later."""
     rig = a_finished_rig(collected=True)
     assert {kept.rank for kept in teardown(rig.backend, rig.group, rig.plan, collected=()).kept} == {0, 1}
-    assert len(teardown(rig.backend, rig.group, rig.plan, collected=(0, 1)).deleted) == 2
+    rig.reap(RunState.ENDED)
+    assert len(rig.backend.volumes) == 2
+    rig.backend.clock.sleep(25 * 3600)
+    rig.reap(RunState.ENDED)
+    assert rig.backend.is_empty
+
+
+def test_a_mark_that_cannot_be_set_is_named_and_everything_else_is_done() -> None:
+    backend = FakeBackend(endings={("rank", 1): fails()})
+    rig = a_finished_rig(backend=backend, nodes=3, allow_missing=True)
+    backend.faults.fail("tag_volumes", AuthDenied, times=math.inf)
+    with pytest.raises(LeakError, match="could not be marked as kept"):
+        rig.teardown()
+    assert (len(backend.volumes), len(backend.nodes)) == (1, 0)
+
+
+def test_a_global_volume_is_not_the_own_of_another_dag_with_the_same_run_id() -> None:
+    """One schedule gives all DAGs the same run ids."""
+    template = {"scope": "global"}
+    maker = a_rig(1, backend=FakeBackend(), dag="x", run="scheduled__1", volume_template=template)
+    deleting = {**template, "reclaim": "delete_always"}
+    other = a_rig(1, backend=maker.backend, dag="y", run="scheduled__1", volume_template=deleting)
+    assert other.slots[0].volumes[0].adopted
+    assert other.teardown().deleted == ()
+    assert list(maker.backend.volumes) == ["data-volume-0"]
 
 
 def test_a_gang_that_runs_again_is_not_collected_by_the_gather_before() -> None:
