@@ -1,99 +1,20 @@
-"""The whole bootstrap on nodes that really run, as EC2 would run it: user data, metadata, disks, console."""
+"""The whole bootstrap on nodes that really run, as EC2 would run it."""
 
 from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends._aws_report import log_of, report_of
-from airflow_rankvol.backends._aws_userdata import user_data
+from airflow_rankvol.backends._aws_report import log_of
 from airflow_rankvol.backends._aws_wire import go_tags
-from airflow_rankvol.engine.bootstrap import BootSpec, render
-from airflow_rankvol.records import Attachment, Role
-from tests.clouds.nodes import packages
-from tests.clouds.nodes.host import Link, NodeSpec
+from airflow_rankvol.engine.bootstrap import BootSpec
+from airflow_rankvol.records import Role
+from tests.clouds.nodes.ec2_kit import RANK, RECORD, Cloud, volume
 from tests.clouds.nodes.kit import Lab, content
-from tests.clouds.nodes.test_aws_cli import METADATA
-
-KEY = "0a1b2c3d"
-RECORD = f"/.rankvol/{KEY}/record.json"
-WINDOW = 64 * 1024
-RANK = BootSpec(
-    role=Role.RANK,
-    rank=0,
-    nodes=2,
-    attempt=1,
-    key=KEY,
-    identity="identity",
-    digest="digest",
-    attachments=(),
-    commands=("true",),
-    files={},
-    env={},
-    secret_env={},
-    gpus_per_node=0,
-    lifetime_s=60,
-)
-
-
-def volume(disk: Path, rank: int = 0, path: str = "/data_volume", **more: bool) -> Attachment:
-    """Return the attachment of a disk, whose name is the end of its volume's id."""
-    return Attachment(f"vol-{disk.stem}", f"data-volume-{rank}", path, rank, **more)
-
-
-class Cloud:
-    """Launches nodes with their volumes, and reads what they report."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.tags: dict[str, str] = {}
-
-    def metadata(self, address: str) -> Any:
-        """Return the content of a node's metadata service."""
-
-        def content_at(path: str) -> bytes | None:
-            name = path.removeprefix("/latest/meta-data/")
-            known = {"local-ipv4": address, "placement/region": "eu-west-3"}
-            known |= {f"tags/instance/{key}": value for key, value in self.tags.items()}
-            return known[name].encode() if name in known else METADATA.get(path)
-
-        return content_at
-
-    def launch(self, spec: BootSpec, *disks: Path, address: str = "10.0.0.11", **more: Any) -> str:
-        """Launch a node and attach its volumes when it runs."""
-        node = f"n{len(list((self.lab.folder / 'nodes/nodes').glob('*')))}"
-        data = user_data(render(spec, "ec2"))
-        # Once the disk is there, its bytes are zero or not: nothing comes later, as it could from EBS snapshots.
-        environment = {"RV_PROBE_PAUSE": "0.01", "RV_DEVICE_WAIT": "5", **more.pop("environment", {})}
-        content_at = self.metadata(address)
-        self.lab.host.launch(NodeSpec(node, data, address, metadata=content_at, environment=environment, **more))
-        for index, disk in enumerate(disks, start=1):
-            by_id = f"nvme-Amazon_Elastic_Block_Store_vol{disk.stem}"
-            self.lab.host.attach(node, disk.stem, disk, [by_id], f"nvme{index}n1")
-        return node
-
-    def report(self, node: str) -> dict[str, Any] | None:
-        """Return a node's report, read from what the console keeps."""
-        text = report_of(self.lab.host.console(node)[-WINDOW:].decode("latin-1"))
-        return None if text is None else json.loads(text)
-
-    def run(self, spec: BootSpec, *disks: Path, **more: Any) -> dict[str, Any]:
-        """Run a node to its end and return its report, its texts decoded."""
-        node = self.launch(spec, *disks, **more)
-        assert self.lab.wait(node) == "poweroff"
-        report = self.report(node)
-        assert report is not None, self.lab.console(node)
-        texts = {name: base64.b64decode(report.pop(f"{name}_b64")).decode() for name in ("output", "log_tail", "error")}
-        return {**report, **texts, "node": node}
 
 
 @pytest.fixture
@@ -294,64 +215,3 @@ def test_nodes_start_together_and_know_each_other(cloud: Cloud, lab: Lab) -> Non
         report = cloud.report(node)
         assert report
         assert base64.b64decode(report["log_tail_b64"]) == b"10.0.0.11,10.0.0.12, 10.0.0.11 20001\n"
-
-
-def _answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    if body.get("SecretId") == "db":
-        return 200, {"SecretString": 'p\'w "$x"\n2'}
-    if body.get("Name") == "/db/user" and body["WithDecryption"]:
-        return 200, {"Parameter": {"Value": "me"}}
-    return 400, {"__type": "AccessDeniedException", "message": "no right to that"}
-
-
-@pytest.fixture
-def secrets() -> Iterator[int]:
-    """A service that knows one secret and one parameter."""
-
-    class Service(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, answer = _answer(body)
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
-class TestSecrets:
-    @pytest.fixture
-    def more(self, secrets: int) -> dict[str, Any]:
-        if packages.why_no_aws_cli():
-            pytest.skip(packages.why_no_aws_cli())
-        config = {"/root/.aws/config": "[default]\nendpoint_url = http://169.254.170.1\n"}
-        return {"layers": packages.aws_cli(), "links": [Link("169.254.170.1", 80, secrets)], "files": config}
-
-    def test_the_commands_have_their_values_and_nothing_else_does(
-        self, cloud: Cloud, disk: Path, rank: BootSpec, more: dict[str, Any]
-    ) -> None:
-        wanted = {"PASSWORD": "secretsmanager:db", "DB_USER": "ssm:/db/user", "ALSO": "/db/user"}
-        commands = ('printf %s "$PASSWORD" | sha256sum >$VOLUME_PATH/sum; echo "$DB_USER $ALSO"',)
-        done = cloud.run(replace(rank, secret_env=wanted, commands=commands), disk, **more)
-        assert done["log_tail"] == "me me\n"
-        expected = subprocess.run(["sha256sum"], input=b'p\'w "$x"\n2', capture_output=True, check=True).stdout
-        assert content(disk, "/sum").encode() == expected
-        assert "p'w" not in cloud.lab.console(done["node"])
-
-    def test_one_that_may_not_be_read_is_named_with_the_reason(
-        self, cloud: Cloud, disk: Path, rank: BootSpec, more: dict[str, Any]
-    ) -> None:
-        done = cloud.run(replace(rank, secret_env={"TOKEN": "secretsmanager:other"}), disk, **more)
-        assert done["exit_code"] == 125
-        assert "secret for the variable TOKEN could not be read from secretsmanager:other" in done["error"]
-        assert "AccessDeniedException" in done["error"]
