@@ -9,7 +9,7 @@ PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 CACHE := $(CURDIR)/.cache
-DEBIAN_PACKAGES := e2fsprogs mount util-linux
+DEBIAN_PACKAGES := curl e2fsprogs gzip iproute2 mount python3 util-linux
 
 # Without bytecode Airflow starts three times slower; some machines switch it off for all of Python.
 unexport PYTHONDONTWRITEBYTECODE
