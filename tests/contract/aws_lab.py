@@ -16,9 +16,12 @@ from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.engine.bootstrap import BootSpec
 from airflow_rankvol.records import Node, NodeState, Volume
-from airflow_rankvol.spec.templates import VolumeTemplate
+from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 from tests.clouds.aws.client import Double
 from tests.contract.support import Lab, until
+
+#: The identity of the lab's nodes: without one they may call nothing.
+PROFILE = "lab-node"
 
 
 def token(text: str) -> str:
@@ -51,7 +54,8 @@ class AwsLab(Lab):
     def request(self, spec: BootSpec) -> NodeRequest:
         plain = super().request(spec)
         zones = [v.zone for v in self.see().volumes if v.id in {item.volume_id for item in spec.attachments}]
-        return replace(plain, zone=next(iter(zones), None), token=token(plain.name))
+        template = NodeTemplate(instance_profile=PROFILE)
+        return replace(plain, zone=next(iter(zones), None), template=template, token=token(plain.name))
 
     def _launch(self, spec: BootSpec) -> Node:
         node = super()._launch(spec)
@@ -82,6 +86,13 @@ def aws_backend(double: Double, poll_interval_s: float = 0.05) -> AwsBackend:
     connection = json.loads(double.env()["AIRFLOW_CONN_AWS_DEFAULT"])
     settings = Settings("aws_default", "aws", connection["extra"], connection["login"], connection["password"])
     return AwsBackend(Clients(settings), poll_interval_s=poll_interval_s)
+
+
+def aws_lab(double: Double) -> AwsLab:
+    """Return a lab on a double that is as new, with a profile for its nodes."""
+    double.reset()
+    double.boto3("iam").create_instance_profile(InstanceProfileName=PROFILE)
+    return AwsLab(aws_backend(double), double=double)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from airflow_rankvol.backends.local import Isolation, LocalBackend, Mode
 from airflow_rankvol.testing import FakeBackend, Timings
 from tests.clouds.aws.client import Double
 from tests.clouds.nodes.host import why_not
-from tests.contract.aws_lab import AwsLab, aws_backend, running_double
+from tests.contract.aws_lab import aws_lab, running_double
 from tests.contract.support import Lab, leftovers, until, why_no_namespace
 
 LOCAL: dict[str, tuple[Mode, Isolation]] = {
@@ -42,9 +42,7 @@ def _double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
 def _aws(request: pytest.FixtureRequest) -> Lab:
     if why_not():
         pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
-    double: Double = request.getfixturevalue("_double")
-    double.reset()
-    return AwsLab(aws_backend(double), double=double)
+    return aws_lab(request.getfixturevalue("_double"))
 
 
 @pytest.fixture(params=[*LOCAL, "aws"])
