@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-demo demo test test-all lint format lock system-deps build clean
+.PHONY: help venv venv-demo demo demo-aws test test-all lint format lock system-deps build clean
 
 help: ## Show this help
 	@echo 'One block volume per rank for Airflow. Targets:'
@@ -35,6 +35,9 @@ help: ## Show this help
 
 demo: venv-demo ## Run the example ETL on this machine; NODES=8, MODE=image|directory|auto
 	@$(BIN)/python demo/run_demo.py --nodes '$(NODES)' --mode '$(MODE)'
+
+demo-aws: venv ## Run the same ETL on EBS volumes and EC2 nodes of a double that really run (as root); NODES=8
+	@$(BIN)/python -m demo.run_demo_aws --nodes '$(NODES)'
 
 # Tests find the tools of .venv, such as shellcheck, as they would in an activated environment.
 test test-all: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -76,10 +79,10 @@ system-deps: ## Install the Debian packages that image mode needs (as root)
 		echo 'system-deps: installed: $(DEBIAN_PACKAGES)'; \
 	fi
 
-clean: ## Remove .venv, .airflow, .cache, dist and demo/output; first `rankvol reap` what still runs
+clean: ## Remove .venv, .airflow, .cache, dist and demo/output*; first `rankvol reap` what still runs
 	@if [ -x $(BIN)/rankvol ] && [ -d .airflow/rankvol ]; then \
 		AIRFLOW_HOME='$(CURDIR)/.airflow' $(BIN)/rankvol ls || true; fi
-	rm -rf .venv .airflow .cache .hypothesis dist demo/output
+	rm -rf .venv .airflow .cache .hypothesis dist demo/output demo/output-aws
 	find airflow_rankvol dags demo tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: .venv/dev.stamp ## Make .venv with everything for development; again only after a change of the lock

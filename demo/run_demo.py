@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import re
@@ -97,22 +98,21 @@ def alone(home: Path) -> Iterator[None]:
         yield
 
 
-def run_dag(conf: dict[str, Any]) -> Outcome:
-    """Run the DAG in this process with Airflow's own ``dag.test()``, and read what it left behind."""
+def run_dag(name: str, conf: dict[str, Any], conn_id: str = "rankvol_default") -> Outcome:
+    """Run a DAG in this process with Airflow's own ``dag.test()``, and read what it left behind."""
     from airflow.utils.db import initdb
 
     initdb()
     sys.path.insert(0, str(ROOT / "dags"))
-    from flights_by_rank import dag
-
-    sweep()
+    dag = importlib.import_module(name).dag
+    sweep(conn_id)
     try:
         return read_outcome(dag.test(run_conf=conf))
     finally:
-        sweep()  # a run that was interrupted
+        sweep(conn_id)  # a run that was interrupted
 
 
-def sweep() -> None:
+def sweep(conn_id: str) -> None:
     """Remove what runs left whose process was killed: to Airflow they would be running for ever."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
@@ -121,7 +121,7 @@ def sweep() -> None:
 
     from airflow_rankvol.backends.base import Selector
     from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
-    from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+    from airflow_rankvol.hooks import get_backend, get_owner
 
     with create_session() as session:
         going = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED])
@@ -129,20 +129,20 @@ def sweep() -> None:
         for run in dead:
             run.state = DagRunState.FAILED
         ids = [run.run_id for run in dead]
-    backend = get_backend()
+    backend = get_backend(conn_id)
     for run_id in ids:
-        selector = Selector(get_owner(DEFAULT_CONN_ID, backend), run=run_id)
+        selector = Selector(get_owner(conn_id, backend), run=run_id)
         names = frozenset(volume.name for volume in backend.list_owned(selector).volumes)
         reap(backend, selector, survey(backend, selector, lambda *_: RunState.ENDED, ReapRules(names=names)))
 
 
-def left_behind() -> str:
-    """Return the names of all volumes and nodes in this home, or "none"."""
+def left_behind(conn_id: str = "rankvol_default") -> str:
+    """Return the names of all volumes and nodes of this home's owner, or "none"."""
     from airflow_rankvol.backends.base import Selector
-    from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+    from airflow_rankvol.hooks import get_backend, get_owner
 
-    backend = get_backend()
-    found = backend.list_owned(Selector(get_owner(DEFAULT_CONN_ID, backend)))
+    backend = get_backend(conn_id)
+    found = backend.list_owned(Selector(get_owner(conn_id, backend)))
     names = [volume.name for volume in found.volumes] + [node.name for node in found.nodes]
     return ", ".join(names) or "none"
 
@@ -167,9 +167,9 @@ def read_outcome(dag_run: Any) -> Outcome:
     return outcome
 
 
-def show(console: Console, outcome: Outcome, seconds: float) -> None:
+def show(console: Console, dag: str, outcome: Outcome, seconds: float) -> None:
     """Print a line per rank, and what was gathered."""
-    table = Table(title=f"flights_by_rank · {outcome.state}")
+    table = Table(title=f"{dag} · {outcome.state}")
     for name in ("rank", "volume", "node", "rows", "seconds", "exit code"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("volume", "node") else "right")
     for rank, result in sorted(outcome.ranks.items()):
@@ -248,11 +248,11 @@ def main() -> int:
     started = time.monotonic()
     try:
         with alone(home), output_to(log):
-            outcome = run_dag({"nodes": args.nodes, "out": str(args.out.resolve())})
+            outcome = run_dag("flights_by_rank", {"nodes": args.nodes, "out": str(args.out.resolve())})
     except Exception as exc:  # noqa: BLE001  # the log has the traceback; people need the reason
         console.print(f"The run did not come to an end: {exc}\nThe log is in {log}", markup=False, soft_wrap=True)
         return 1
-    show(console, outcome, time.monotonic() - started)
+    show(console, "flights_by_rank", outcome, time.monotonic() - started)
     where = os.path.relpath(home)
     console.print(f"Left behind: {left_behind()}  (AIRFLOW_HOME=$PWD/{where} .venv/bin/rankvol ls)", soft_wrap=True)
     if outcome.state != "success":

@@ -162,6 +162,10 @@ class Control:
                 raise ValueError(f"{instance} is no spot instance")
             self._ec2.lifecycle.reclaim(found, self._world.settings.spot_notice_s if notice_s is None else notice_s)
 
+    def do_layers(self, image: str, layers: dict[str, str]) -> None:
+        """Let the instances of an image that really run see directories of this machine: places and directories."""
+        self._ec2.nodes.give(image, layers)
+
     def do_never_boot(self, times: int = 1) -> None:
         """Let the next instances come to run without doing anything."""
         self._ec2.lifecycle.never_boot(times)

@@ -82,6 +82,7 @@ MOTO: dict[str, frozenset[str]] = {
             "DeleteVpc",
             "DescribeAccountAttributes",
             "ImportKeyPair",
+            "RegisterImage",
         ),
         frozenset[str](),
     ),

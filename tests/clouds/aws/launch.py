@@ -163,7 +163,8 @@ class Launcher:
         mappings: dict[str, dict[str, Any]] = {image.root_device: {"VolumeSize": ROOT_GIB, "VolumeType": "gp3"}}
         for one in params.get("BlockDeviceMappings") or []:
             device = one.get("DeviceName") or _required("BlockDeviceMapping.DeviceName")
-            check_device(device)
+            if device != image.root_device:  # names of roots are reserved, such as /dev/sda1 (ec2ug/device_naming)
+                check_device(device)
             if "Ebs" not in one:
                 raise not_modelled("a block device mapping without Ebs")
             mappings[device] = {**mappings.get(device, {}), **one["Ebs"]}

