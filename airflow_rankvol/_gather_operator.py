@@ -63,7 +63,14 @@ class GatherRankResults(RankJobOperator):
             observation = patiently(backend, backend.observe, work.group)
             patiently(backend, forget_collected, backend, work, observation)
             outputs = self._outputs(context)
-            launcher = Launcher(job, self.read_files(), slots, backend.platform, succeeded=frozenset(outputs))
+            launcher = Launcher(
+                job,
+                self.read_files(),
+                slots,
+                backend.platform,
+                succeeded=frozenset(outputs),
+                stager=backend.stager,
+            )
         missing = [slot.rank for slot in slots if slot.rank not in outputs]
         if missing and (not job.allow_missing or not outputs):
             advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")

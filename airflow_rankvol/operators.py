@@ -12,6 +12,7 @@ from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
+from airflow_rankvol.engine.rehearsal import check_scripts, stage
 from airflow_rankvol.engine.step import choose_attempt, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
@@ -52,12 +53,13 @@ class PlanRankVolumes(RankJobOperator):
         with self.final_errors():
             volumes = self.open(context)
             plan = volumes.plan()
-            self.read_files()
+            files = self.read_files()
             if plan.job.rendezvous and not volumes.backend.supports_rendezvous:
                 raise ConfigError(f"rendezvous=True: backend {volumes.backend.name} cannot do that yet; leave it out")
             if not plan.job.commands:
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             volumes.backend.check(plan)
+            check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
         self._sweep(context, volumes)
         return plan.to_slots()
@@ -99,6 +101,8 @@ class CreateRankVolumes(RankJobOperator):
             volumes = self.open(context)
             plan = volumes.plan()
             self._check_slots(plan.to_slots())
+            # Before the volumes: what is wrong with it must leave nothing behind.
+            stage(volumes.backend, plan, check_scripts(volumes.backend, plan, self.read_files()))
             slots = provision(volumes.backend, plan, generation=context["ti"].try_number)
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
@@ -152,7 +156,8 @@ class RunRank(RankJobOperator):
             everyone = tuple(Slot.from_dict(raw) for raw in self.slots or [self.slot])
             if job.rendezvous and len(everyone) != slot.nodes:
                 raise ConfigError(f"slots: found {len(everyone)}, expected all {slot.nodes} with rendezvous=True")
-            launcher = Launcher(job, self.read_files(), everyone, volumes.backend.platform)
+            backend = volumes.backend
+            launcher = Launcher(job, self.read_files(), everyone, backend.platform, stager=backend.stager)
         work = Work.begin(
             role=Role.RANK,
             attempt=context["ti"].try_number,

@@ -29,7 +29,7 @@ from airflow_rankvol._fake import (
 )
 from airflow_rankvol._fake_cloud import Call, FakeCloud
 from airflow_rankvol._fake_faults import FakeClock, FaultScript, SimulatedCrash
-from airflow_rankvol.backends.base import Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.backends.base import Guard, NodeRequest, Selector, Stager, VolumeRequest
 from airflow_rankvol.errors import NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume
 
@@ -63,6 +63,7 @@ class FakeBackend(FakeCloud):
     platform = "local"  # the fake reads only the variables at the head of the rendered script
     supports_rendezvous = True
     concurrency = 1
+    stager: Stager | None = None
 
     def default_owner(self) -> str | None:
         """Return a fixed owner."""

@@ -11,6 +11,7 @@ from airflow_rankvol.backends._aws_calls import Ec2, code
 from airflow_rankvol.backends._aws_check_nodes import check_nodes
 from airflow_rankvol.backends._aws_launch import Machine, node_tags, root_tags, shape
 from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
 from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
 from airflow_rankvol.backends._aws_volumes import creation, volume_tags
@@ -28,7 +29,7 @@ MAX_TAGS = 50
 _SECRET = re.compile(r"(arn:[\w-]+:(secretsmanager|ssm):\S+|secretsmanager:\S+|ssm:/?\S+|/\S+)")
 
 
-def check(plan: Plan, ec2: Ec2, places: Places) -> None:
+def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     """Refuse what this account and region cannot do.
 
     Raises:
@@ -39,6 +40,7 @@ def check(plan: Plan, ec2: Ec2, places: Places) -> None:
     _check_tag_values(tags)
     _check_templates(plan, tags)
     _check_secrets(plan)
+    _check_staging(plan, staging)
     _check_snapshots(plan, ec2)
     _check_names(plan, ec2)
     zones = {slot.rank: slot.zone or places.zone_for(tags.owner, tags.dag, tags.group) for slot in plan.slots}
@@ -98,6 +100,14 @@ def _check_secrets(plan: Plan) -> None:
                 f"{where}.instance_profile is not set; the node reads secret_env by it. Name a profile that may read "
                 f"{', '.join(job.secret_env.values())}"
             )
+
+
+def _check_staging(plan: Plan, staging: S3Staging) -> None:
+    place = plan.job.staging
+    if place and not place.startswith("s3://"):
+        raise ConfigError(f"staging: {place!r} was found; nodes on EC2 fetch files from S3: 's3://bucket/prefix'")
+    if place and plan.job.files:
+        staging.check_place(place)
 
 
 def _check_snapshots(plan: Plan, ec2: Ec2) -> None:

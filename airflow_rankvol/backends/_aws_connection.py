@@ -51,6 +51,8 @@ _CONFIG: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 20,
 }
+# A presigned URL is otherwise one of signature version 2 and of the global endpoint, which new regions do not know.
+_S3_CONFIG: dict[str, Any] = {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}}
 
 _lock = threading.Lock()
 _backends: dict[str, AwsBackend] = {}
@@ -172,7 +174,8 @@ def _client(settings: Settings, service: str) -> Any:
     wrapper = AwsConnectionWrapper.from_connection_metadata(
         settings.conn_id, settings.login or None, settings.password or None, extra
     )
-    wrapper.botocore_config = Config(**_CONFIG).merge(wrapper.botocore_config or Config())
+    ours = Config(**_CONFIG, **(_S3_CONFIG if service == "s3" else {}))
+    wrapper.botocore_config = ours.merge(wrapper.botocore_config or Config())
     hook = AwsBaseHook(aws_conn_id=settings.conn_id, client_type=service)
     # A cached property, which would look the connection up by itself.
     hook.__dict__["conn_config"] = wrapper

@@ -45,6 +45,8 @@ _CAPACITY = Meaning(
 )
 _QUOTA = "Ask for more in the console of Service Quotas, use less at once, or free what is left (`rankvol ls`)"
 _GONE = Meaning(FinalError, "It does not exist in this region and account; look at the connection's region_name")
+_NO_BUCKET = Meaning(FinalError, "Name a bucket that exists in the connection's region")
+_OTHER_REGION = Meaning(FinalError, "The bucket lies in another region; name one of the connection's region_name")
 _ASKED = Meaning(FinalError, "Correct the job's templates; `rankvol plan` shows them")
 
 #: Codes from the Amazon EC2 API Reference, "Error codes", and from STS' and SSM's common errors.
@@ -109,6 +111,11 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("InvalidParameterValue", "InvalidParameterCombination", "InvalidParameter"), _ASKED),
     **dict.fromkeys(("MissingParameter", "InvalidParameterDependency", "InvalidInstanceType"), _ASKED),
     "ValidationError": _ASKED,
+    # S3 (S3 API Reference, "Error responses"); a HEAD has no body, so its status stands for the code.
+    "403": _RIGHT,
+    **dict.fromkeys(("404", "NoSuchBucket"), _NO_BUCKET),
+    **dict.fromkeys(("301", "PermanentRedirect", "AuthorizationHeaderMalformed"), _OTHER_REGION),
+    "InvalidBucketName": _NO_BUCKET,
     **dict.fromkeys(("InvalidBlockDeviceMapping", "InvalidUserData.Malformed", "InvalidRequest"), _ASKED),
     **dict.fromkeys(("InvalidVolumeID.Malformed", "InvalidInstanceID.Malformed", "ValidationException"), _ASKED),
     **dict.fromkeys(("VolumeTypeNotAvailableInZone", "UnknownVolumeType", "InvalidVolumeID.ZoneMismatch"), _ASKED),

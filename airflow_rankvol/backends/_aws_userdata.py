@@ -24,7 +24,7 @@ def user_data(script: str) -> bytes:
         raise ConfigError(
             f"the node's start script has {len(data)} bytes compressed ({len(script.encode())} before); EC2 takes at "
             f"most {MAX_USER_DATA}. Its own part is about 6 KiB; files, commands, env and, for gather, the list of "
-            "volumes take the rest. Let large files travel through S3 with staging='s3://bucket/prefix', or bring "
-            "them in the image"
+            "volumes take the rest. Set staging='s3://bucket/prefix', and files travel through S3; where it is set, "
+            "put long commands into a file, too"
         )
     return data

@@ -14,6 +14,7 @@ from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Cl
 from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_nodes import Nodes
 from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_view import filters, instance_state, name_of, our_tags, volume_of
 from airflow_rankvol.backends._aws_volumes import Volumes
 from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
@@ -53,6 +54,7 @@ class AwsBackend:
         self.clock = clock or Clock()
         self.memory = memory or Memory()
         self.ec2 = Ec2(clients)
+        self.stager = S3Staging(self.ec2)
         self.places = Places(self.ec2)
         self.volumes = Volumes(self.ec2, self.memory, self.places)
         self.nodes = Nodes(self.ec2, self.memory, self.places)
@@ -67,7 +69,7 @@ class AwsBackend:
         """Refuse what this account and region cannot do; creates nothing."""
         from airflow_rankvol.backends._aws_check import check
 
-        check(plan, self.ec2, self.places)
+        check(plan, self.ec2, self.places, self.stager)
 
     def max_volumes(self, template: NodeTemplate) -> int:
         """Return how many volumes a node can hold besides the disk that it boots from."""

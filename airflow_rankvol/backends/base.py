@@ -97,6 +97,22 @@ class NodeRequest:
     token: str
 
 
+class Stager(Protocol):
+    """What a backend has besides its verbs where a node's start script is small, so that files travel apart from it."""
+
+    def check_script(self, script: str) -> None:
+        """Raise ConfigError when a start script is larger than the backend takes; makes no call."""
+
+    def stage(self, place: str, key: str, content: bytes, expires_s: float) -> str:
+        """Keep a content where nodes can fetch it, and return the URL; what is there already is not stored again.
+
+        Args:
+            place: the job's ``staging``.
+            key: its name below that place, which stands for its content.
+            expires_s: for how long the URL has to hold, at least.
+        """
+
+
 @runtime_checkable
 class Backend(Protocol):
     """A place where volumes and nodes live. ``concurrency`` is how many calls the engine may make at once."""
@@ -107,6 +123,10 @@ class Backend(Protocol):
     concurrency: int
     clock: Clock
     poll_interval_s: float
+
+    @property
+    def stager(self) -> Stager | None:
+        """How files travel that are too large for a start script; None where it takes any size."""
 
     def default_owner(self) -> str | None:
         """Return the owner to use when none is configured; None where one must be configured."""

@@ -47,6 +47,7 @@ class LocalBackend:
     platform = "local"
     supports_rendezvous = True
     concurrency = 1
+    stager = None  # a start script is a file here, of any size
 
     def __init__(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from airflow_rankvol.backends.base import NodeRequest
+from airflow_rankvol.backends.base import NodeRequest, Stager
 from airflow_rankvol.engine.bootstrap import BootSpec, render
+from airflow_rankvol.engine.staging import FETCH_S, StagedFile, key_of, sha256, to_stage
 from airflow_rankvol.engine.work import Work, node_name, record_identity
-from airflow_rankvol.errors import GatherIncomplete
+from airflow_rankvol.errors import ConfigError, GatherIncomplete
 from airflow_rankvol.plan import job_digest
 from airflow_rankvol.records import Attachment, Observation, Role, Slot, ranks_text, to_iso
 from airflow_rankvol.spec.job import RankJob
@@ -26,6 +27,7 @@ class Launcher:
         slots: every rank's slot when the nodes start together, else only the task's own.
         succeeded: for gather, the ranks whose tasks succeeded; None stands for all. Only their volumes are read: what
             an earlier attempt of a rank that failed later left there does not count.
+        stager: the backend's; None where a start script takes files of any size.
     """
 
     job: RankJob
@@ -33,6 +35,7 @@ class Launcher:
     slots: tuple[Slot, ...]
     platform: str
     succeeded: frozenset[int] | None = None
+    stager: Stager | None = None
 
     def requests(self, work: Work, observation: Observation) -> list[NodeRequest]:
         """Return the launch request of this work's node, in a gang those of all its nodes."""
@@ -127,10 +130,36 @@ class Launcher:
             template=template,
             tags=tags,
             attachments=spec.attachments,
-            script=render(spec, self.platform),
+            script=self._script(work, spec),
             lifetime_s=work.lifetime_s,
             token=hashlib.sha256(f"{work.group.owner}/{name}".encode()).hexdigest(),
         )
+
+    def _script(self, work: Work, spec: BootSpec) -> str:
+        """Render a node's script; where it is too long with the small files in it, all of them are staged."""
+        if self.stager is None or not self.job.staging:
+            return self._checked(spec)
+        try:
+            return self._checked(self._staged(work, spec, to_stage(self.files)))
+        except ConfigError:
+            return self._checked(self._staged(work, spec, self.files))
+
+    def _checked(self, spec: BootSpec) -> str:
+        script = render(spec, self.platform)
+        if self.stager:
+            self.stager.check_script(script)
+        return script
+
+    def _staged(self, work: Work, spec: BootSpec, names: Collection[str]) -> BootSpec:
+        files: dict[str, bytes | StagedFile] = dict(self.files)
+        for name in names:
+            content = self.files[name]
+            assert self.stager is not None  # noqa: S101 - _script asks
+            assert self.job.staging is not None  # noqa: S101
+            key = key_of(work.group.owner, content)
+            url = self.stager.stage(self.job.staging, key, content, work.boot_timeout_s + FETCH_S)
+            files[name] = StagedFile(url, sha256(content))
+        return replace(spec, files=files)
 
     @staticmethod
     def _made_blank(work: Work, volume_id: str, observation: Observation) -> bool:

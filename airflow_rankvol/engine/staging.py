@@ -13,6 +13,9 @@ from airflow_rankvol.errors import ConfigError
 #: What files may take of a start script, compressed: EC2 takes 16 KiB, and the rest of the script has 6 to 8.
 INLINE_BYTES = 6 * 1024
 
+#: How long after a node has its volumes a URL still holds, in seconds: waiting for a device, and some tries.
+FETCH_S = 900.0
+
 _URL = re.compile(r"https?://[!-~]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -39,6 +42,11 @@ class StagedFile:
 def sha256(content: bytes) -> str:
     """Return a content's SHA-256: the name under which it is staged, once for all ranks and runs."""
     return hashlib.sha256(content).hexdigest()
+
+
+def key_of(owner: str, content: bytes) -> str:
+    """Return a content's key below the job's ``staging``: whose it is, and what."""
+    return f"rankvol/{owner}/{sha256(content)}"
 
 
 def to_stage(files: Mapping[str, bytes]) -> tuple[str, ...]:

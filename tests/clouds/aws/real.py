@@ -103,7 +103,8 @@ class RealNodes(Nodes):
             user_data=instance.user_data or b"#!/bin/sh\n",
             address=instance.address,
             metadata=content,
-            links=(Link(ENDPOINT, ENDPOINT_PORT, self.port),),
+            # Whoever signs a URL of S3's outside of the nodes knows the endpoint by the second address.
+            links=(Link(ENDPOINT, ENDPOINT_PORT, self.port), Link("127.0.0.1", self.port, self.port)),
             environment={"AWS_ENDPOINT_URL": f"http://{ENDPOINT}:{ENDPOINT_PORT}", "AWS_REGION": REGION},
             layers={**self._layers, **self._more_layers.get(instance.facts["ImageId"], {})},
             issue="Amazon Linux 2023",

@@ -1,0 +1,111 @@
+"""Start scripts before anything is created: whether they are small enough, and which files have to be staged for that.
+
+Where a backend takes scripts of any size, there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airflow_rankvol.backends.base import Backend, Stager
+from airflow_rankvol.engine.calls import in_parallel, patiently
+from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.work import Work, group_of
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.plan import Plan, PlannedSlot
+from airflow_rankvol.records import Observation, Role, Slot, SlotVolume, Volume, VolumeState
+
+# A presigned URL of temporary credentials has a token of about as many characters, the same in all URLs.
+_TOKEN_CHARACTERS = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class _Pretence:
+    """Stages nothing, but remembers what was to be; its URLs are as long as real ones."""
+
+    stager: Stager
+    wanted: dict[str, bytes] = field(default_factory=dict)
+
+    def check_script(self, script: str) -> None:
+        self.stager.check_script(script)
+
+    def stage(self, place: str, key: str, content: bytes, expires_s: float) -> str:  # noqa: ARG002 - of the protocol
+        self.wanted[key] = content
+        query = f"Token={_noise('token', _TOKEN_CHARACTERS)}&{_noise(key, 200)}"
+        return f"https://storage.example.org/{place.partition('://')[2]}/{key}?{query}"
+
+
+def check_scripts(backend: Backend, plan: Plan, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Check that the scripts of a job's nodes will fit; return what has to be staged for that, by its key.
+
+    Raises:
+        ConfigError: a node's script is too large for the backend.
+    """
+    if backend.stager is None:
+        return {}
+    pretence = _Pretence(backend.stager)
+    slots = tuple(_slot(slot) for slot in plan.slots)
+    launcher = Launcher(plan.job, files, slots, backend.platform, stager=pretence)
+    for work in _works(backend, plan, slots):
+        try:
+            launcher.requests(work, _as_created(backend, work))
+        except ConfigError as exc:
+            raise ConfigError(f"{work.label.rstrip(',')}: {exc}") from exc
+    return pretence.wanted
+
+
+def stage(backend: Backend, plan: Plan, wanted: Mapping[str, bytes]) -> None:
+    """Put contents where nodes will fetch them, as many at once as the backend takes.
+
+    Args:
+        wanted: contents by their key, as ``check_scripts`` returns them.
+    """
+    stager, place = backend.stager, plan.job.staging
+    if stager is None or place is None:
+        return
+
+    def one(item: tuple[str, bytes]) -> None:
+        patiently(backend, stager.stage, place, *item, 60.0)
+
+    in_parallel(backend, wanted.items(), one)
+
+
+def _works(backend: Backend, plan: Plan, slots: tuple[Slot, ...]) -> list[Work]:
+    """Return the work of the last rank, whose numbers are the longest, and of the gather node with most volumes."""
+    job, group, now = plan.job, group_of(plan), backend.clock.now()
+    rank = Work.begin(role=Role.RANK, attempt=1, group=group, slots=slots[-1:], template=job.node, now=now)
+    if not job.gather:
+        return [rank]
+    template = job.gather_node or job.node
+    gather = Work.begin(role=Role.GATHER, attempt=1, group=group, slots=slots, template=template, now=now)
+    parts = gather.in_parts(patiently(backend, backend.max_volumes, template))
+    return [rank, max(parts, key=lambda part: len(part.volume_ids))]
+
+
+def _slot(planned: PlannedSlot) -> Slot:
+    volumes = tuple(
+        SlotVolume(v.name, v.path, v.size_gib, v.type, id=f"vol-{hashlib.sha256(v.name.encode()).hexdigest()[:17]}")
+        for v in planned.volumes
+    )
+    return Slot(planned.rank, planned.nodes, planned.zone, volumes)
+
+
+def _as_created(backend: Backend, work: Work) -> Observation:
+    now = backend.clock.now()
+    return Observation(
+        volumes=tuple(
+            Volume(v.id, v.name, VolumeState.AVAILABLE, v.size_gib, v.type or "", now)
+            for slot in work.slots
+            for v in slot.volumes
+        ),
+        nodes=(),
+    )
+
+
+def _noise(seed: str, length: int) -> str:
+    """Return text that compresses as badly as a signature, always the same for a seed."""
+    blocks = (hashlib.sha512(f"{seed}/{index}".encode()).digest() for index in range(length // 85 + 1))
+    return base64.urlsafe_b64encode(b"".join(blocks)).decode()[:length]
