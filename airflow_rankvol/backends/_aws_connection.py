@@ -47,7 +47,7 @@ _OBJECTS = ("session_kwargs", "config_kwargs", "service_config", "assume_role_kw
 # A call that hangs is given up before the engine's patience (120 s) is over: every call of ours may be repeated.
 _CONFIG: dict[str, Any] = {
     "retries": {"mode": "adaptive", "max_attempts": 4},
-    "max_pool_connections": 32,
+    "max_pool_connections": 72,
     "connect_timeout": 10,
     "read_timeout": 20,
 }

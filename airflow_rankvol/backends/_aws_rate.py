@@ -22,6 +22,9 @@ BUCKETS: dict[str, tuple[float, float]] = {
 }
 #: Describe… with filters and pages, as all of ours are, and everything else that only reads.
 READING = (100.0, 20.0)
+#: So many seconds' worth of tokens is left in each bucket: of two calls the later one may get to EC2 sooner than it
+#: left us after the other, and the account would be throttled where the bucket is empty to the last token.
+JITTER_S = 1.0
 
 #: Longer than this a call does not wait for its turn, in seconds; the engine comes back to it.
 MAX_WAIT_S = 30.0
@@ -71,6 +74,7 @@ class Limiter:
             now = self._now()
             if action not in self._buckets:
                 capacity, per_second = BUCKETS.get(action, READING)
+                capacity -= per_second * JITTER_S
                 self._buckets[action] = _Bucket(capacity, per_second, capacity, now)
             bucket = self._buckets[action]
             wait_s = bucket.take(now, self._max_wait_s)

@@ -7,10 +7,12 @@ the last minute, because EC2's listings are eventually consistent; the truth is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends._aws_calls import Ec2
 from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Clients
+from airflow_rankvol.backends._aws_looks import Looks
 from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_nodes import Nodes
 from airflow_rankvol.backends._aws_places import Places
@@ -39,7 +41,7 @@ class AwsBackend:
     name = "aws"
     platform = "ec2"
     supports_rendezvous = True
-    concurrency = 16
+    concurrency = 64
 
     def __init__(
         self,
@@ -53,6 +55,9 @@ class AwsBackend:
         self.poll_interval_s = poll_interval_s
         self.clock = clock or Clock()
         self.memory = memory or Memory()
+        self.looks = Looks[Observation](
+            poll_interval_s, now=lambda: self.clock.now().timestamp(), sleep=self.clock.sleep
+        )
         self.ec2 = Ec2(clients)
         self.stager = S3Staging(self.ec2)
         self.places = Places(self.ec2)
@@ -76,25 +81,40 @@ class AwsBackend:
         return self.places.attachments(template)
 
     def observe(self, group: Group) -> Observation:
-        """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand."""
+        """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand.
+
+        Threads that ask at the same time share the answer.
+        """
+        return self.looks.look(repr(group), lambda: self._observe(group))
+
+    def _observe(self, group: Group) -> Observation:
         where = f"group {group.group}"
 
         def ours(raw: Raw) -> bool:
             tags = our_tags(raw)
             return tags is not None and tags.owner == group.owner and tags.key in group.keys
 
-        volumes = self.ec2.volumes("observe", where, filters(tag_owner=group.owner, tag_key=[*group.keys]))
-        if group.names:
-            there = {raw["VolumeId"] for raw in volumes}
-            named = self.ec2.volumes_by("tag:Name", group.names, "observe", where)
-            volumes += [raw for raw in named if raw["VolumeId"] not in there]
-        nodes = self.ec2.nodes("observe", where, filters(tag_owner=group.owner, tag_key=group.key))
+        # Side by side: a look takes the time of one call.
+        with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
+            later = other.submit(self._volumes_of, group, where)
+            nodes = self.ec2.nodes("observe", where, filters(tag_owner=group.owner, tag_key=group.key))
+            volumes = later.result()
         names = frozenset(group.names)
         self.memory.looked_up([*(f"key:{key}" for key in group.keys), *(f"name:{name}" for name in names)])
         return self._observation(
             self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names),
             self.memory.list_nodes(nodes, ours),
         )
+
+    def _volumes_of(self, group: Group, where: str) -> list[Raw]:
+        volumes: list[Raw] = [
+            *self.ec2.volumes("observe", where, filters(tag_owner=group.owner, tag_key=[*group.keys]))
+        ]
+        if group.names:
+            there = {raw["VolumeId"] for raw in volumes}
+            named = self.ec2.volumes_by("tag:Name", group.names, "observe", where)
+            volumes += [raw for raw in named if raw["VolumeId"] not in there]
+        return volumes
 
     def list_owned(self, selector: Selector) -> Observation:
         """Return what carries the owner's tags; nodes that have ended for good are history."""

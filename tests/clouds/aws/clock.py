@@ -20,6 +20,7 @@ class Clock:
     def __init__(self) -> None:
         self._offset_s = 0.0
         self._frozen_at: float | None = None
+        self.rate = 1.0
         # The time at which what happens now was due, so that one leap through a chain of events keeps their distance.
         self.due_at: float | None = None
 
@@ -32,7 +33,15 @@ class Clock:
         return at <= self._passed()
 
     def _passed(self) -> float:
-        return (time.time() if self._frozen_at is None else self._frozen_at) + self._offset_s
+        return (time.time() if self._frozen_at is None else self._frozen_at) * self.rate + self._offset_s
+
+    def run_at(self, rate: float) -> None:
+        """Let so many seconds pass in each second from now on."""
+        if rate <= 0:
+            raise ValueError(f"the clock only goes forward, found the rate {rate}")
+        before = self._passed()
+        self.rate = rate
+        self._offset_s += before - self._passed()
 
     def advance(self, seconds: float) -> None:
         """Move the time forward."""
@@ -45,7 +54,7 @@ class Clock:
         if frozen and self._frozen_at is None:
             self._frozen_at = time.time()
         elif not frozen and self._frozen_at is not None:
-            self._offset_s -= time.time() - self._frozen_at
+            self._offset_s -= (time.time() - self._frozen_at) * self.rate
             self._frozen_at = None
 
 
@@ -100,7 +109,7 @@ class Agenda:
         with self._wake:
             while not self._closed:
                 self.settle()
-                due_s = self._heap[0][0] - self._clock.now() if self._heap else _IDLE_S
+                due_s = (self._heap[0][0] - self._clock.now()) / self._clock.rate if self._heap else _IDLE_S
                 self._wake.wait(min(max(due_s, 0.001), 1.0 if self._heap else _IDLE_S))
 
     def close(self) -> None:

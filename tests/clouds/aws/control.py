@@ -63,9 +63,11 @@ class Control:
             self._world.settings.update(changes)
             return asdict(self._world.settings)
 
-    def do_clock(self, advance_s: float = 0.0, freeze: bool | None = None) -> float:
-        """Warp or freeze the time, and return it; all that has fallen due then has happened."""
+    def do_clock(self, advance_s: float = 0.0, freeze: bool | None = None, rate: float | None = None) -> float:
+        """Warp, freeze or speed up the time, and return it; all that has fallen due then has happened."""
         with self._world.lock:
+            if rate is not None:
+                self._world.clock.run_at(rate)
             if freeze is not None:
                 self._world.clock.freeze(freeze)
             self._world.clock.advance(advance_s)

@@ -18,11 +18,14 @@ from tests.clouds.aws.world import World
 class Ending:
     """How a recorded instance ends by itself: after a time, with that text on its console.
 
+    The time begins when it runs or, if it ``waits`` as our bootstrap does, when it has a volume as well.
+
     ``script`` names a function ``module:name`` that is called with the view of the instance and its user data, and
     returns the text; it may be what a test needs where each instance has another text.
     """
 
     after_s: float = 0.05
+    waits: bool = False
     console: str = ""
     script: str = ""
 
@@ -59,9 +62,12 @@ class Nodes:
 
     def started(self, instance: Instance) -> None:
         """The instance has come to run."""
-        ending = self._endings.get(instance.id, self._endings.get("*"))
-        if ending is not None:
+        ending = self._ending(instance.id)
+        if ending is not None and not ending.waits:
             self._world.agenda.after(ending.after_s, lambda: self._end(instance, ending))
+
+    def _ending(self, instance_id: str) -> Ending | None:
+        return self._endings.get(instance_id, self._endings.get("*"))
 
     def _end(self, instance: Instance, ending: Ending) -> None:
         if instance.state == "running":
@@ -71,6 +77,9 @@ class Nodes:
     def attach(self, volume: Volume, attachment: Attachment, done: Callable[[], None]) -> None:
         """Show the volume to the node, then call back."""
         done()
+        ending, instance = self._ending(attachment.instance_id), self._world.instances[attachment.instance_id]
+        if ending is not None and ending.waits:
+            self._world.agenda.after(ending.after_s, lambda: self._end(instance, ending))
 
     def detach(self, volume: Volume, attachment: Attachment, force: bool, done: Callable[[], None]) -> None:
         """Take the volume from the node, then call back."""
