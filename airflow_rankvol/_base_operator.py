@@ -42,6 +42,8 @@ JOB_FIELDS = (
     "env",
     "secret_env",
     "staging",
+    "destination",
+    "collect",
     "rendezvous",
     "allow_missing",
 )
@@ -94,6 +96,7 @@ class RankJobOperator(BaseOperator):
         commands, gather: shell commands of every rank, and of the gather node.
         files: name on the node → path relative to the DAG file.
         env, secret_env: variables, and variables whose values the node fetches by their secret's id.
+        destination, collect: where gather copies files to, and the globs that say which.
         conn_id: connection whose type picks the backend.
         volume_group: name of the group; default: the task group that the task lies in.
     """
@@ -115,6 +118,8 @@ class RankJobOperator(BaseOperator):
         env: Mapping[str, Any] | None = None,
         secret_env: Mapping[str, str] | None = None,
         staging: str | None = None,
+        destination: str | None = None,
+        collect: Any = None,
         rendezvous: Any = False,
         allow_missing: Any = False,
         conn_id: str = DEFAULT_CONN_ID,
@@ -133,6 +138,8 @@ class RankJobOperator(BaseOperator):
         self.env = plain(env)
         self.secret_env = plain(secret_env)
         self.staging = staging
+        self.destination = destination
+        self.collect = plain(collect)
         self.rendezvous = rendezvous
         self.allow_missing = allow_missing
         self.conn_id = conn_id

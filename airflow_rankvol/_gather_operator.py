@@ -34,6 +34,9 @@ class GatherRankResults(RankJobOperator):
     nodes share them (``$GATHER_PART`` of ``$GATHER_PARTS``), and the result is the list of theirs. Without commands,
     the result is the list of the ranks' outputs in rank order, with None for a rank that is missing.
 
+    With a ``destination``, what the ``collect`` globs match on the volumes is copied there once the commands have
+    succeeded, with a manifest; without a result of theirs, a summary of that is the result.
+
     Args:
         slots, results: what CreateRankVolumes and the mapped RunRank returned.
         deferrable: wait in the triggerer (the default) or in the worker.
@@ -79,7 +82,7 @@ class GatherRankResults(RankJobOperator):
                 f"is kept until its expiry: {advice}",
                 missing=missing,
             )
-        if not job.gather:
+        if not job.gathers_on_node:
             result = [outputs.get(slot.rank) for slot in slots]
             ending = {"result": {"rank": -1}, "output": result, "error": "", "collected": sorted(outputs)}
             return self._finish(context, backend, work, ending)

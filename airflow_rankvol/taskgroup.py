@@ -43,6 +43,8 @@ def rank_job(
     env: Mapping[str, Any] | None = None,
     secret_env: Mapping[str, str] | None = None,
     staging: str | None = None,
+    destination: str | None = None,
+    collect: str | Sequence[str] | None = None,
     rendezvous: bool = False,
     allow_missing: bool = False,
     conn_id: str = DEFAULT_CONN_ID,
@@ -62,6 +64,8 @@ def rank_job(
         nodes: number of ranks; an integer or a template, such as ``"{{ params.nodes }}"``.
         gather: shell commands that run once, with every rank's volumes mounted read-only.
         files: name on the node → path relative to the DAG file.
+        destination: where gather copies files of all ranks to, ``s3://bucket/prefix`` or, on this machine, a directory.
+        collect: globs that say which files, relative to each volume; all of them by default.
         rendezvous: start the ranks together and tell them of each other.
         allow_missing: gather what there is when some ranks failed.
         deferrable: wait in the triggerer instead of in worker slots.
@@ -84,6 +88,8 @@ def rank_job(
         "env": plain(env),
         "secret_env": plain(secret_env),
         "staging": staging,
+        "destination": destination,
+        "collect": plain(collect),
         "rendezvous": rendezvous,
         "allow_missing": allow_missing,
         "conn_id": conn_id,

@@ -41,6 +41,7 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     _check_templates(plan, tags)
     _check_secrets(plan)
     _check_staging(plan, staging)
+    _check_destination(plan)
     _check_snapshots(plan, ec2)
     _check_names(plan, ec2)
     zones = {slot.rank: slot.zone or places.zone_for(tags.owner, tags.dag, tags.group) for slot in plan.slots}
@@ -108,6 +109,20 @@ def _check_staging(plan: Plan, staging: S3Staging) -> None:
         raise ConfigError(f"staging: {place!r} was found; nodes on EC2 fetch files from S3: 's3://bucket/prefix'")
     if place and plan.job.files:
         staging.check_place(place)
+
+
+def _check_destination(plan: Plan) -> None:
+    job = plan.job
+    if not job.destination:
+        return
+    if not job.destination.startswith("s3://"):
+        raise ConfigError(f"destination: {job.destination!r}; nodes on EC2 copy results to S3: 's3://bucket/prefix'")
+    where, template = ("gather_node", job.gather_node) if job.gather_node else ("node", job.node)
+    if not template.instance_profile:
+        raise ConfigError(
+            f"{where}.instance_profile is not set; the gather node writes to {job.destination} by it. Name a profile "
+            "that may put objects there"
+        )
 
 
 def _check_snapshots(plan: Plan, ec2: Ec2) -> None:

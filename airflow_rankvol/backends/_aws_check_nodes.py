@@ -32,7 +32,7 @@ def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str]) -> list[tu
     if together and job.nodes > MAX_GO_NODES:
         raise ConfigError(f"rendezvous: {job.nodes} nodes; on AWS at most {MAX_GO_NODES} start together")
     machines = [(job.node, _check_node(places, job.node, "node", used, together=together))]
-    if job.gather and job.gather_node is not None:
+    if job.gathers_on_node and job.gather_node is not None:
         machines.append((job.gather_node, _check_node(places, job.gather_node, "gather_node", used, together=False)))
     for (template, _), where in zip(machines, ("node", "gather_node"), strict=False):
         # gather splits into parts where a node cannot hold all volumes, but one rank's have to be on one node.

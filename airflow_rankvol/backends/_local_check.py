@@ -44,6 +44,8 @@ def check(plan: Plan, state_dir: Path, mode: str) -> None:
         _check_volume(volume, chosen)
     for name, path in plan.job.secret_env.items():
         check_secret(name, path)
+    if plan.job.destination:
+        _check_destination(plan.job.destination)
     _tell_ignored(plan)
     _warn_of_space(plan, state_dir)
 
@@ -59,6 +61,21 @@ def _check_volume(volume: PlannedVolume, mode: str) -> None:
         raise ConfigError(f"{where}: reclaim='snapshot'; the local backend has no snapshots. Use 'retain' to keep it")
     if mode == "image" and volume.size_gib < disk.MIN_IMAGE_GIB:
         raise ConfigError(f"{where}: size {template.size}; an ext4 image needs at least 8MB. Ask for more")
+
+
+def _check_destination(destination: str) -> None:
+    """Refuse a destination that gather could not write to, or that only its own node would see."""
+    where = f"destination: {destination!r}"
+    if not destination.startswith("/"):
+        raise ConfigError(f"{where}; the local backend copies to a directory of this machine: 'file:///path'")
+    if destination == "/ranks" or destination.startswith("/ranks/"):
+        raise ConfigError(f"{where} lies where the gather node has the volumes; choose another directory")
+    folder = Path(destination)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if existing == Path("/"):  # a node would make it on a root of its own, which goes with it
+        raise ConfigError(f"{where}: there is no {Path(*folder.parts[:2])}. Make it, or choose another directory")
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{where}: {existing} is no directory that user {os.geteuid()} may write to")
 
 
 def check_secret(name: str, path: str) -> None:

@@ -41,6 +41,9 @@ class BootSpec:
         reuse: return an existing completion record instead of computing; never with ``rendezvous``.
         missing: for gather, ranks that are left out because they did not succeed.
         allow_missing: for gather, go on without those. A rank that is not left out must have its record all the same.
+        destination: for gather, where files go once the commands have succeeded; empty for nowhere.
+        collect: the globs that say which files do, relative to each volume.
+        parts: how many nodes share the gathering.
     """
 
     role: Role
@@ -61,6 +64,9 @@ class BootSpec:
     reuse: bool = True
     missing: tuple[int, ...] = ()
     allow_missing: bool = False
+    destination: str = ""
+    collect: tuple[str, ...] = ()
+    parts: int = 1
 
     def __post_init__(self) -> None:
         # These go into JSON, paths and patterns on the node as they are.
@@ -90,6 +96,8 @@ def render(spec: BootSpec, platform: str) -> str:
         *_functions(spec),
         _source(f"platform_{platform}.sh"),
         _source("bootstrap.sh"),
+        *_collection(spec),
+        "rv_main\n",
     ]
     return "\n".join(lines)
 
@@ -141,6 +149,17 @@ def _functions(spec: BootSpec) -> list[str]:
         "rv_user_env() { :",
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         "}",
+    ]
+
+
+def _collection(spec: BootSpec) -> list[str]:
+    """Return what only a gather node with a destination needs."""
+    if not spec.destination:
+        return []
+    return [
+        f"RV_PARTS={spec.parts} RV_DESTINATION={shlex.quote(spec.destination)}",
+        f"RV_COLLECT=({shlex.join(spec.collect)})",
+        _source("collect.sh"),
     ]
 
 

@@ -1,6 +1,6 @@
 # What happens on a node, the same on every platform. The renderer puts the variables (RV_*) and the platform's
 # functions in front: rv_arm_lifetime, rv_ip, rv_device ID, rv_secret ID, rv_ready, rv_wait_go, rv_report JSON,
-# rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX.
+# rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX. The last line is rv_main.
 # Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep, and curl for staged files; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
 RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
@@ -205,8 +205,19 @@ rv_write_record() {
     rv_record_head "$RV_RANK" "$RV_DIGEST"
     printf ',"attempt":%d,"started_at":"%s","finished_at":"%s","output_b64":"%s","log_tail_b64":"%s"}\n' \
       "$RV_ATTEMPT" "$RV_STARTED" "$RV_FINISHED" "$RV_OUTPUT" "$RV_TAIL"
-  } 2>/dev/null >"$dir/.record.new" && rv_sync "${RV_AT[@]}" &&
+  } 2>/dev/null >"$dir/.record.new" && rv_sync "${RV_AT[@]}" && rv_mark_rest &&
     mv -f "$dir/.record.new" "$dir/record.json"
+}
+
+# The record lies on the first volume alone. The others tell by a mark that they hold results, too: renaming the file
+# that was made at the beginning needs no room.
+rv_mark_rest() {
+  local i dir
+  for ((i = 1; i < ${#RV_AT[@]}; i++)); do
+    dir=${RV_AT[i]}/.rankvol/$RV_KEY
+    mkdir -p "$dir" && { mv -f "$dir/pending" "$dir/record.mark" || : >"$dir/record.mark"; } && rv_sync "${RV_AT[i]}" ||
+      return
+  done 2>/dev/null
 }
 
 rv_mount_rank() {
@@ -222,6 +233,11 @@ rv_mount_rank() {
     [ ! -e "$dir/record.json" ] || mv -f "$dir/record.json" "$dir/record.before.$RV_ATTEMPT.json" ||
       rv_die "the old record $dir/record.json could not be moved aside"
   fi
+  for ((i = 1; i < ${#RV_AT[@]}; i++)); do
+    dir=${RV_AT[i]}/.rankvol/$RV_KEY
+    mkdir -p "$dir" && : >"$dir/pending"
+  done 2>/dev/null
+  return 0
 }
 
 # Mounts the volumes of every rank that succeeded, read-only. Each must have its completion record on its first volume:
@@ -375,7 +391,8 @@ $(head -c 200 "$RV_RESULT" | tr -c '[:print:]' ' '), expected one JSON value. Wr
 $(df -h --output=avail "${RV_AT[0]}" | tail -n 1 | tr -d ' ') are free. Ask for a larger volume, or write less"
     return 0
   fi
-  RV_PHASE=done
+  [ -z "${RV_DESTINATION-}" ] || rv_collect
+  [ "$RV_CODE" != 0 ] || RV_PHASE=done
 }
 
 rv_main() {
@@ -396,4 +413,3 @@ rv_main() {
   rv_take_result
   rv_end
 }
-rv_main

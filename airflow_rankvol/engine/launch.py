@@ -103,6 +103,9 @@ class Launcher:
             lifetime_s=work.lifetime_s,
             missing=missing,
             allow_missing=job.allow_missing,
+            destination=job.destination or "",
+            collect=job.collect,
+            parts=work.parts,
         )
         return self._request(work, spec, work.rank, work.slots[0].zone, template)
 

@@ -64,13 +64,24 @@ rv_ip() {
 
 rv_device() { printf /dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_%s "${1/-/}"; }
 
-# Rights that were just given take a moment to reach the node.
-rv_secret() {
-  local id=$1 region='' value try
+# With the rights of the instance profile.
+rv_aws() {
   if ! command -v aws >/dev/null; then
     echo 'this image has no aws command' >&2
     return 1
   fi
+  AWS_PAGER='' AWS_METADATA_SERVICE_TIMEOUT=5 AWS_METADATA_SERVICE_NUM_ATTEMPTS=5 aws "$@"
+}
+
+# It sends several files, and the parts of large ones, at a time.
+rv_copy() {
+  local region
+  region=$(rv_imds_wait placement/region) && rv_aws s3 cp --recursive --only-show-errors --region "$region" "$1" "$2"
+}
+
+# Rights that were just given take a moment to reach the node.
+rv_secret() {
+  local id=$1 region='' value try
   [[ $id != arn:* ]] || { region=${id#arn:*:*:} && region=${region%%:*}; }
   [ -n "$region" ] || region=$(rv_imds_wait placement/region) || return
   case $id in
@@ -82,8 +93,8 @@ rv_secret() {
       return 1 ;;
   esac
   for try in 1 2 3 4; do
-    value=$(AWS_PAGER='' AWS_METADATA_SERVICE_TIMEOUT=5 AWS_METADATA_SERVICE_NUM_ATTEMPTS=5 \
-      aws "$@" --region "$region" --output text) && [ -n "$value" ] && printf %s "$value" && return
+    value=$(rv_aws "$@" --region "$region" --output text) && [ -n "$value" ] && printf %s "$value" && return
+    command -v aws >/dev/null || return
     [ "$try" = 4 ] || sleep "$try"
   done
   return 1

@@ -37,6 +37,8 @@ rv_secret() {
   [ -f "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && [[ $(stat -c %a "$1") == [46]00 ]] && cat "$1"
 }
 
+rv_copy() { mkdir -p "$2" && cp -fRLT "$1" "$2"; }
+
 rv_ready() { : >"$RV_HOME/ready"; }
 rv_wait_go() {
   until [ -e "$RV_HOME/go" ]; do sleep 0.05; done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
@@ -19,7 +19,9 @@ AVAILABLE_TIMEOUT_S = 120.0
 DELETED_TIMEOUT_S = 120.0
 
 
-def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
+def provision(
+    backend: Backend, plan: Plan, *, generation: int, lives: Callable[[str, str], bool] = lambda _dag, _run: False
+) -> list[Slot]:
     """Create or adopt every volume of the plan and return its slots with their ids.
 
     Existing volumes of this group are taken as they are, so the call can be repeated. When one volume cannot
@@ -28,13 +30,14 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
 
     Args:
         generation: number of this try; part of the idempotency tokens, because a token is burned with its volume.
+        lives: tells from a DAG id and a run id whether that run goes on; a volume that outlives runs serves one at a time.
 
     Raises:
-        VolumeConflict: a name is taken, too small, or held by a live node of another run.
+        VolumeConflict: a name is taken, too small, or or in use by another run that lives.
         LeakError: the creation failed and some of its volumes could not be removed again.
     """
     group = group_of(plan)
-    found = patiently(backend, _found, backend, group, plan)
+    found = patiently(backend, _found, backend, group, plan, lives)
     new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
     made: list[Volume] = []
     try:
@@ -43,22 +46,45 @@ def provision(backend: Backend, plan: Plan, *, generation: int) -> list[Slot]:
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
         _hand_out(backend, group, ids + _of_our_making(group, found), generation)
+        _renew(backend, group, plan, found)
     except BaseException as exc:
         _roll_back(backend, group, new, made, generation, exc)
         raise
     return slots
 
 
-def _found(backend: Backend, group: Group, plan: Plan) -> dict[str, tuple[Volume, bool]]:
+def _found(
+    backend: Backend, group: Group, plan: Plan, lives: Callable[[str, str], bool]
+) -> dict[str, tuple[Volume, bool]]:
     """Return what exists of the plan by name, with whether it is adopted; every one was found to be usable."""
     observation = backend.observe(group)
     by_name = {volume.name: volume for volume in observation.volumes}
+    planned = {wanted.name for slot in plan.slots for wanted in slot.volumes}
+    _check_claims(backend, group, [by_name[name] for name in planned & by_name.keys()], lives)
     return {
         wanted.name: (by_name[wanted.name], _check(backend, group, wanted, by_name[wanted.name], observation))
         for slot in plan.slots
         for wanted in slot.volumes
         if wanted.name in by_name
     }
+
+
+def _check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], lives: Callable[[str, str], bool]) -> None:
+    """Raise VolumeConflict where another run has a volume until its teardown gives it back, or until it ends."""
+    claims = {
+        (v.tags.used_dag, v.tags.used_run): v
+        for v in volumes
+        if v.tags and v.tags.owner == group.owner and not v.tags.free_for(group)
+    }
+    for (dag, run), volume in claims.items():
+        if lives(dag, run):
+            raise VolumeConflict(
+                f"it is in use by run {run} of DAG {dag}, which lives. Wait for its end (max_active_runs=1 does), or "
+                "give each run volumes of its own with scope='run'",
+                backend=backend.name,
+                verb="create_volume",
+                resource=volume.label,
+            )
 
 
 def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation) -> bool:
@@ -155,13 +181,11 @@ def request_of(
 ) -> VolumeRequest:
     """Return the request for one planned volume, with all the tags it will carry."""
     template = wanted.template
-    reclaim = template.effective_reclaim
-    # What is kept on purpose has no expiry: neither the reaper nor a later run may take it.
-    expires = wanted.scope is Scope.RUN and reclaim is not ReclaimPolicy.RETAIN
+    end = _end_tags(backend, wanted)
     tags = replace(
-        group.tags(rank=wanted.rank, scope=str(wanted.scope), reclaim=str(reclaim)),
+        group.tags(rank=wanted.rank, scope=str(wanted.scope), reclaim=end["rankvol:reclaim"]),
         key=wanted.key,
-        expiry=to_iso(backend.clock.now() + template.expiry) if expires else "",
+        expiry=end["rankvol:expiry"],
     )
     text = f"{group.owner}/{wanted.key}/{wanted.mount_index}/{wanted.rank}/{wanted.name}/{generation}"
     return VolumeRequest(
@@ -188,6 +212,28 @@ def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: in
         user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
         tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
         patiently(backend, backend.tag_volumes, ids, tags)
+
+
+def _renew(backend: Backend, group: Group, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> None:
+    """Let volumes of an earlier try carry what the job says of their end now; the reaper reads only that."""
+    renewed: dict[tuple[str, str], list[str]] = {}
+    for slot in plan.slots:
+        for wanted in slot.volumes:
+            volume, adopted = found[wanted.name]
+            now = _end_tags(backend, wanted)
+            if not adopted and volume.tags and volume.tags.reclaim != now["rankvol:reclaim"]:
+                renewed.setdefault((now["rankvol:reclaim"], now["rankvol:expiry"]), []).append(volume.id)
+    for (reclaim, expiry), ids in renewed.items():
+        patiently(backend, backend.tag_volumes, ids, {"rankvol:reclaim": reclaim, "rankvol:expiry": expiry})
+
+
+def _end_tags(backend: Backend, wanted: PlannedVolume) -> dict[str, str]:
+    template = wanted.template
+    reclaim = template.effective_reclaim
+    # What is kept on purpose has no expiry: neither the reaper nor a later run may take it.
+    expires = wanted.scope is Scope.RUN and reclaim is not ReclaimPolicy.RETAIN
+    expiry = to_iso(backend.clock.now() + template.expiry) if expires else ""
+    return {"rankvol:reclaim": str(reclaim), "rankvol:expiry": expiry}
 
 
 def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> None:

@@ -233,3 +233,5 @@ def _is_unfinished(backend: Backend, volume: Volume, holder: Node | None) -> boo
         return backend.holds_result(volume.id, volume.tags.key) is False
     except VolumeBusy:
         return holder is not None and holder.tags is not None and holder.tags.role == Role.RANK
+    except BackendError:
+        return False  # one that cannot be looked at stays, and hides no other

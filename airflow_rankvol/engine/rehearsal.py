@@ -77,7 +77,7 @@ def _works(backend: Backend, plan: Plan, slots: tuple[Slot, ...]) -> list[Work]:
     """Return the work of the last rank, whose numbers are the longest, and of the gather node with most volumes."""
     job, group, now = plan.job, group_of(plan), backend.clock.now()
     rank = Work.begin(role=Role.RANK, attempt=1, group=group, slots=slots[-1:], template=job.node, now=now)
-    if not job.gather:
+    if not job.gathers_on_node:
         return [rank]
     template = job.gather_node or job.node
     gather = Work.begin(role=Role.GATHER, attempt=1, group=group, slots=slots, template=template, now=now)

@@ -79,7 +79,7 @@ def teardown(
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
     own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    _mark_kept(backend, group, observation, collected, problems)
+    _mark_kept(backend, group, observation, wanted, collected, problems)
     nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
@@ -97,6 +97,7 @@ def teardown(
         else:
             kept.append(verdict)
     kept = _extend_expiry(backend, kept, observation, wanted, problems)
+    _give_back(backend, group, kept, observation, problems)
     deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s)
     if problems:
         raise leak(problems)
@@ -251,6 +252,7 @@ def _mark_kept(
     backend: Backend,
     group: Group,
     observation: Observation,
+    wanted: Mapping[str, PlannedVolume],
     collected: Collection[int] | None,
     problems: dict[str, str],
 ) -> None:
@@ -263,7 +265,7 @@ def _mark_kept(
         for volume in observation.volumes
         if volume.tags
         and (volume.tags.owner, volume.tags.key) == (group.owner, group.key)
-        and not (never_handed_out(volume.tags) or volume.tags.reclaim == ReclaimPolicy.DELETE_ALWAYS)
+        and not (never_handed_out(volume.tags) or _policy(volume, wanted) is ReclaimPolicy.DELETE_ALWAYS)
         and not _is_collected(volume.tags, group, collected)
         and (volume.tags.collected or not volume.tags.kept)
     ]
@@ -276,9 +278,30 @@ def _mark_kept(
         problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
 
 
+def _policy(volume: Volume, wanted: Mapping[str, PlannedVolume]) -> ReclaimPolicy:
+    """Return the policy that the job has now for a volume of ours, or where there is no job the one written on it."""
+    assert volume.tags is not None  # noqa: S101 - callers ask only about volumes of ours
+    planned = wanted.get(volume.name)
+    return planned.template.effective_reclaim if planned else ReclaimPolicy(volume.tags.reclaim)
+
+
 def _is_collected(tags: Tags, group: Group, collected: Collection[int] | None) -> bool:
     """Say whether this run's gather has a volume's results, by its tag and, where that is known, by what it stored."""
     return tags.collected == group.key and (collected is None or tags.rank in collected)
+
+
+def _give_back(
+    backend: Backend, group: Group, kept: Sequence[Kept], observation: Observation, problems: dict[str, str]
+) -> None:
+    """Let other runs have the volumes that outlive this one."""
+    volumes = [volume for item in kept if (volume := observation.volume(item.id))]
+    mine = [v for v in volumes if v.tags and v.tags.scope != Scope.RUN and v.tags.used_by == group.key]
+    if mine:
+        try:
+            free = {"rankvol:used_by": "", "rankvol:used_dag": "", "rankvol:used_run": ""}
+            patiently(backend, backend.tag_volumes, [volume.id for volume in mine], free)
+        except BackendError as exc:
+            problems |= {volume.label: f"kept, but it could not be given back to other runs: {exc}" for volume in mine}
 
 
 def _extend_expiry(
@@ -288,21 +311,27 @@ def _extend_expiry(
     wanted: Mapping[str, PlannedVolume],
     problems: dict[str, str],
 ) -> list[Kept]:
-    """Give uncollected volumes their whole expiry from now on: a long run must not have used it up."""
+    """Give uncollected volumes their whole expiry from now on: a long run must not have used it up.
+
+    They also get the policy that the job has now: the reaper reads only what is written on them.
+    """
     now = backend.clock.now()
-
-    def extended(item: Kept) -> str:
+    later: dict[str, tuple[str, str]] = {}
+    for item in kept:
+        volume = observation.volume(item.id)
+        if volume is None or volume.tags is None or not item.expiry:
+            continue
         template = wanted[item.name].template if item.name in wanted else None
-        return to_iso(now + (template.expiry if template else timedelta(hours=24)))
-
-    later = {item.id: extended(item) for item in kept if item.expiry and observation.volume(item.id)}
-    for expiry in sorted(set(later.values())):
-        ids = [volume_id for volume_id, found in later.items() if found == expiry]
+        policy = template.effective_reclaim if template else ReclaimPolicy(volume.tags.reclaim)
+        expiry = to_iso(now + (template.expiry if template else timedelta(hours=24)))
+        later[item.id] = ("" if policy is ReclaimPolicy.RETAIN else expiry, str(policy))
+    for expiry, policy_text in sorted(set(later.values())):
+        ids = [volume_id for volume_id, found in later.items() if found == (expiry, policy_text)]
         try:
-            patiently(backend, backend.tag_volumes, ids, {"rankvol:expiry": expiry})
+            patiently(backend, backend.tag_volumes, ids, {"rankvol:expiry": expiry, "rankvol:reclaim": policy_text})
         except BackendError as exc:
             names = {item.id: f"volume {item.name} ({item.id})" for item in kept}
             why = f"kept, but its expiry could not be extended to {expiry}: {exc}"
             for volume_id in ids:
                 problems.setdefault(names[volume_id], why)
-    return [replace(item, expiry=later.get(item.id, item.expiry)) for item in kept]
+    return [replace(item, expiry=later[item.id][0] if item.id in later else item.expiry) for item in kept]

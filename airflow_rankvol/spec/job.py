@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Annotated, Self
 
@@ -11,7 +12,7 @@ from pydantic_core import InitErrorDetails
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.environment import Commands, Env, Files, GatherCommands, SecretEnv
 from airflow_rankvol.spec.explain import error_text, located
-from airflow_rankvol.spec.fields import Model, Text, whole_number
+from airflow_rankvol.spec.fields import Model, Text, one_or_many, plain_text, whole_number
 from airflow_rankvol.spec.mounts import Mount
 from airflow_rankvol.spec.naming import Scope, volume_names
 from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
@@ -21,6 +22,8 @@ __all__ = ["DEFAULT_CONN_ID", "DEFAULT_MAX_NODES", "RankJob", "error_text"]
 #: Airflow's default for ``[core] max_map_length``, beyond which one task cannot be mapped.
 DEFAULT_MAX_NODES = 1024
 DEFAULT_CONN_ID = "rankvol_default"
+#: What goes to ``destination`` unless the job says otherwise: every file but the package's own.
+EVERYTHING = ("**",)
 
 _STAGING = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,220}(?:/[^\s\x00-\x1f]*)?")
 _GROUP_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -43,6 +46,28 @@ def _staging(value: str) -> str:
     if not _STAGING.fullmatch(value):
         raise ConfigError(f"{value!r} was found; expected 's3://bucket/prefix' or 'gs://bucket/prefix'")
     return value.rstrip("/")
+
+
+def _destination(value: str) -> str:
+    """Take a bucket with a prefix, or a directory; ``file:///path`` is the same as ``/path``."""
+    path = value.removeprefix("file://")
+    if path.startswith("/"):
+        plain_text(path)
+        if posixpath.normpath(path) != (path.rstrip("/") or "/") or path.startswith("//") or not path.rstrip("/"):
+            raise ConfigError(f"{value!r} was found; a normalised path below / is expected, without '..'")
+        return path.rstrip("/")
+    if not _STAGING.fullmatch(value):
+        raise ConfigError(f"{value!r} was found; expected 's3://bucket/prefix', 'gs://bucket/prefix' or 'file:///path'")
+    return value.rstrip("/")
+
+
+def _glob(value: str) -> str:
+    plain_text(value)
+    if value.startswith("/") or ".." in value.split("/") or posixpath.normpath(value) != value or value == ".":
+        raise ConfigError(
+            f"{value!r} was found; a glob relative to each volume is expected, such as 'out/*.parquet' or 'out/**'"
+        )
+    return value
 
 
 def _group_id(value: str) -> str:
@@ -75,6 +100,8 @@ class RankJob(Model):
     env: Env = Field(default_factory=dict)
     secret_env: SecretEnv = Field(default_factory=dict)
     staging: Annotated[str, AfterValidator(_staging)] | None = None
+    destination: Annotated[str, AfterValidator(_destination)] | None = None
+    collect: Annotated[tuple[Annotated[str, AfterValidator(_glob)], ...], BeforeValidator(one_or_many)] = EVERYTHING
     rendezvous: bool = False
     allow_missing: bool = False
     conn_id: Text = DEFAULT_CONN_ID
@@ -84,12 +111,20 @@ class RankJob(Model):
         """The volume template of one of the job's mounts."""
         return mount.template(self.volume_template)
 
+    @property
+    def gathers_on_node(self) -> bool:
+        """Whether gathering takes a node, for its commands or to copy files."""
+        return bool(self.gather or self.destination)
+
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
         problems = [*_path_problems(self), *_name_problems(self)]
         both = sorted(self.env.keys() & self.secret_env.keys())
         if both:
             problems.append(located(f"{', '.join(both)} is in env too; a variable has one source", "secret_env"))
+        if not self.collect or (self.collect != EVERYTHING and not self.destination):
+            message = "globs need a destination that files go to" if self.collect else "at least one glob is expected"
+            problems.append(located(message, "collect"))
         if problems:
             # A ValidationError raised in a validator keeps the places of its errors.
             raise ValidationError.from_exception_data("RankJob", problems)

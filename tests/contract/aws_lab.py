@@ -71,6 +71,17 @@ class AwsLab(Lab):
         self.double.boto3("ssm").put_parameter(Name="/lab/secret", Value=text, Type="SecureString", Overwrite=True)
         return "ssm:/lab/secret"
 
+    def destination(self, folder: Path) -> str:
+        self.double.boto3("s3").create_bucket(Bucket="results")
+        return "s3://results/of/run"
+
+    def copied(self, destination: str) -> dict[str, bytes]:
+        s3 = self.double.boto3("s3")
+        prefix = destination.removeprefix("s3://results/") + "/"
+        found = s3.list_objects_v2(Bucket="results", Prefix=prefix).get("Contents", [])
+        objects = {item["Key"]: s3.get_object(Bucket="results", Key=item["Key"])["Body"].read() for item in found}
+        return {key.removeprefix(prefix): body for key, body in objects.items()}
+
     def clear(self) -> None:
         super().clear()
         until(lambda: not self._left(), f"left: {self._left()}")

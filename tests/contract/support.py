@@ -133,6 +133,15 @@ class Lab:
         path.chmod(0o600)
         return str(path)
 
+    def destination(self, folder: Path) -> str:
+        """Return a place that gather can copy to; it does not exist yet where that does no harm."""
+        return str(folder / "results/of run")
+
+    def copied(self, destination: str) -> dict[str, bytes]:
+        """Return what lies at a destination, by its path below it."""
+        paths = sorted(path for path in Path(destination).rglob("*") if path.is_file() or path.is_symlink())
+        return {str(path.relative_to(destination)): path.read_bytes() for path in paths}
+
     def see(self) -> Observation:
         """Observe the group."""
         return self.backend.observe(self.group)

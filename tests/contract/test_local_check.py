@@ -63,6 +63,26 @@ def test_every_cloud_field_of_a_node_is_ignored_aloud(backend: LocalBackend, cap
     assert "ignored" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        ("s3://bucket/x", "'s3://bucket/x'; the local backend copies to a directory.*'file:///path'"),
+        ("gs://bucket/x", "'file:///path'"),
+        ("/ranks/x", "lies where the gather node has the volumes"),
+        ("/nowhere at all/x", "there is no /nowhere at all. Make it"),
+        ("{tmp}/file/x", "is no directory that user"),
+    ],
+)
+def test_a_destination_that_gather_could_not_write_to_is_refused(
+    backend: LocalBackend, tmp_path: Path, destination: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=f"destination: .*{message}"):
+        backend.check(plan(destination=destination.format(tmp=tmp_path)))
+    backend.check(plan(destination=f"file://{tmp_path}/new/results"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_more_than_the_free_space_is_mentioned(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
     backend.check(plan(volume_template={"size": "60TB"}))
     assert "take space only as they fill" in caplog.text

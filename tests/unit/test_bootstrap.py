@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -66,6 +67,31 @@ def test_shellcheck_finds_no_error() -> None:
 
 def test_the_script_leaves_room_in_the_16_kib_of_ec2_user_data() -> None:
     assert len(gzip.compress(render(SPEC, "local").encode())) < 6 * 1024
+
+
+def test_what_copies_to_a_destination_is_only_where_there_is_one() -> None:
+    gather = replace(SPEC, role=Role.GATHER, rank=-1, collect=("**",))
+    assert "rv_copy_all" not in render(gather, "ec2")
+    script = render(replace(gather, destination="s3://bucket/it's"), "ec2")
+    assert script.endswith("\nrv_main\n")
+    assert len(gzip.compress(script.encode())) < 8 * 1024
+    subprocess.run(["bash", "-n"], input=script.encode(), check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_no_error_in_what_copies() -> None:
+    script = render(replace(SPEC, role=Role.GATHER, rank=-1, collect=("**",), destination="/srv/x"), "local")
+    subprocess.run(["shellcheck", "-s", "bash", "-S", "error", "-"], input=script.encode(), check=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=TEXT)
+def test_any_text_is_a_json_text(text: str) -> None:
+    spec = replace(SPEC, role=Role.GATHER, rank=-1, destination=f"/srv/{text}", collect=("**",))
+    shown = run_bash(
+        without_start(spec) + 'export LC_ALL=C.UTF-8; rv_json_text "$RV_DESTINATION"; printf \'"%s"\' "$RV_TEXT"'
+    )
+    assert json.loads(shown) == f"/srv/{text}"
 
 
 def test_comments_stay_at_home() -> None:

@@ -200,6 +200,7 @@ class TestDigest:
             {"allow_missing": True},
             {"conn_id": "aws_default", "group_id": "x"},
             {"staging": "s3://bucket"},
+            {"destination": "s3://bucket", "collect": ["out/**"]},
         ],
     )
     def test_what_does_not_decide_it_leaves_it(self, fields: dict[str, Any]) -> None:

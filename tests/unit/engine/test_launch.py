@@ -132,6 +132,12 @@ class TestRehearsal:
         assert re.search(r"\bRV_RANK=11 ", rank)
         assert len(set(re.findall(r"vol-[0-9a-f]{17}", gather))) == 8
 
+    def test_a_gather_that_only_copies_is_tried_too(self) -> None:
+        rig, stager = a_cloud(2, gather=[], destination="s3://bucket/results", collect=["a b", "out/**"])
+        check_scripts(rig.backend, rig.plan, {})
+        assert "RV_PARTS=1 RV_DESTINATION=s3://bucket/results\nRV_COLLECT=('a b' 'out/**')\n" in stager.scripts[1]
+        assert "RV_DESTINATION=" not in stager.scripts[0]
+
     def test_a_script_that_cannot_fit_names_its_node(self) -> None:
         rig, stager = a_cloud(3)
         check_scripts(rig.backend, rig.plan, FILES)

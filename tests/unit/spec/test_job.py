@@ -248,6 +248,40 @@ class TestOthers:
             == f"staging: {staging!r} was found; expected 's3://bucket/prefix' or 'gs://bucket/prefix'"
         )
 
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("s3://bucket/results/", "s3://bucket/results"),
+            ("gs://bucket", "gs://bucket"),
+            ("/srv/results", "/srv/results"),
+            ("file:///srv/results of run/", "/srv/results of run"),
+        ],
+    )
+    def test_a_destination_is_a_bucket_or_a_directory(self, given: str, kept: str) -> None:
+        made = job(destination=given, collect="out/**")
+        assert (made.destination, made.collect) == (kept, ("out/**",))
+        assert made.gathers_on_node
+
+    @pytest.mark.parametrize(
+        "destination",
+        ["results", "http://x/y", "s3://", "/", "file://", "file://host/x", "/a/../b", "//a", "/a\nb", "/a//b"],
+    )
+    def test_a_destination_elsewhere_is_refused(self, destination: str) -> None:
+        assert problem(destination=destination).startswith(f"destination: {destination!r} was found; ")
+
+    def test_everything_is_collected_unless_globs_say_otherwise(self) -> None:
+        assert job(destination="/srv/x").collect == ("**",)
+        assert not job().gathers_on_node
+        assert job(gather="true").gathers_on_node
+
+    @pytest.mark.parametrize("glob", ["/abs", "../x", "a/../b", "a//b", "out/", "./a", ".", "", "a\nb"])
+    def test_a_glob_that_leaves_the_volume_or_is_not_normal_is_refused(self, glob: str) -> None:
+        assert problem(destination="/srv/x", collect=[glob]).startswith(f"collect.0: {glob!r} was found; ")
+
+    def test_globs_without_a_destination_are_refused(self) -> None:
+        assert problem(collect="*.csv") == "collect: globs need a destination that files go to"
+        assert problem(destination="/srv/x", collect=[]) == "collect: at least one glob is expected"
+
     @pytest.mark.parametrize("group_id", ["", "a b", "a/b", "x" * 201])
     def test_a_group_id_is_one_of_airflows(self, group_id: str) -> None:
         assert problem(group_id=group_id).startswith(f"group_id: {group_id!r} was found")

@@ -130,6 +130,24 @@ class TestPlan:
         assert not [name for name in lab.double.counts() if name.startswith("s3:")]
 
 
+class TestDestination:
+    def test_a_bucket_is_the_gather_nodes_business(self, lab: Lab) -> None:
+        """Its profile may write where Airflow may not even look."""
+        lab.double.boto3("iam").create_instance_profile(InstanceProfileName="writer")
+        lab.double("deny", actions=["s3:*"])
+        lab.backend.check(plan(files={}, destination="s3://theirs/x", node={"instance_profile": "writer"}))
+
+    @pytest.mark.parametrize("destination", ["/srv/results", "gs://bucket/x"])
+    def test_another_place_is_refused(self, lab: Lab, destination: str) -> None:
+        with pytest.raises(ConfigError, match=rf"destination: '{destination}'; .*'s3://bucket/prefix'"):
+            lab.backend.check(plan(files={}, destination=destination))
+
+    def test_a_gather_node_without_a_profile_is_refused(self, lab: Lab) -> None:
+        fields = {"node": {"instance_profile": "writer"}, "gather_node": {"machine_type": "m7i.large"}}
+        with pytest.raises(ConfigError, match=r"gather_node\.instance_profile is not set.*s3://theirs/x"):
+            lab.backend.check(plan(files={}, destination="s3://theirs/x", **fields))
+
+
 class TestBeforeAnythingIsCreated:
     def test_what_does_not_fit_is_refused_with_staging_as_the_next_step(self, lab: Lab) -> None:
         with pytest.raises(ConfigError, match=r"^rank 1: .*16384.*staging='s3://bucket/prefix'"):
