@@ -13,9 +13,9 @@ from airflow_rankvol.backends.aws import AwsBackend
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.rehearsal import check_scripts, stage
 from airflow_rankvol.engine.staging import sha256
-from airflow_rankvol.engine.step import Outcome, run
+from airflow_rankvol.engine.step import Outcome, mark_collected, run
 from airflow_rankvol.engine.work import Work
-from tests.clouds.aws.client import Double
+from tests.clouds.aws.client import NODE_KEY, Double
 from tests.clouds.nodes import packages
 from tests.clouds.nodes.host import why_not
 from tests.contract.aws_lab import PROFILE, aws_backend, running_double
@@ -101,3 +101,46 @@ def test_a_file_that_is_gone_meanwhile_fails_the_rank_by_its_name(backend: AwsBa
     assert sha256(LARGE) in error
     assert "Signature" not in error
     job.end()
+
+
+def gathered(job: Job) -> Outcome:
+    """Run all ranks, then gather, as their tasks do."""
+    for rank in range(job.rig.plan.job.nodes):
+        outcome = job.run(job.rig.work(rank))
+        assert outcome.error is None, outcome.result.log_tail
+    outcome = job.run(job.rig.gather_work())
+    if outcome.error is None and outcome.report:
+        mark_collected(job.backend, job.rig.gather_work(), outcome.report.collected)
+    return outcome
+
+
+WRITES = ["mkdir $VOLUME_PATH/out", "head -c $((NODE_RANK * 1000)) /dev/zero >$VOLUME_PATH/out/part"]
+
+
+def test_the_ranks_files_reach_a_bucket_by_the_gather_nodes_profile(backend: AwsBackend, double: Double) -> None:
+    node = {"instance_profile": PROFILE}
+    job = Job(backend, commands=WRITES, node=node, destination="s3://bucket/results", collect="out/**")
+    job.create()
+    outcome = gathered(job)
+    assert outcome.error is None
+    manifest = {"manifest": "s3://bucket/results/manifest.json"}
+    assert outcome.result.output == {"destination": "s3://bucket/results", "files": 2, "bytes": 1000, **manifest}
+    objects = double.boto3("s3").list_objects_v2(Bucket="bucket")["Contents"]
+    assert {item["Key"]: item["Size"] for item in objects if item["Size"] in (0, 1000)} == {
+        "results/rank=000/data_volume/out/part": 0,
+        "results/rank=001/data_volume/out/part": 1000,
+    }
+    assert {call["access_key"] for call in double.calls("PutObject")} == {NODE_KEY}
+    job.end()
+    assert double.state()["volumes"] == {}
+
+
+def test_a_profile_that_may_not_write_fails_gather_and_keeps_the_volumes(backend: AwsBackend, double: Double) -> None:
+    job = Job(backend, 1, commands=WRITES, node={"instance_profile": PROFILE}, destination="s3://bucket/results")
+    job.create()
+    double("deny", actions=["s3:PutObject"])
+    error = str(gathered(job).error)
+    assert "could not be copied to s3://bucket/results" in error
+    assert "AccessDenied" in error
+    job.end()
+    assert len(double.state()["volumes"]) == 1
