@@ -100,7 +100,8 @@ class Record:
 class Disk:
     """A volume of the fake cloud with what lies on it.
 
-    ``record`` is its completion record, ``files`` holds the names of what nodes left there.
+    ``record`` is its completion record; ``marked`` says that a rank has ever finished on it, with or without that
+    record; ``files`` holds the names of what nodes left there.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Disk:
     gone_at: datetime | None = None
     broken: bool = False
     record: Record | None = None
+    marked: bool = False
     files: set[str] = field(default_factory=set)
 
     def state(self, now: datetime) -> VolumeState:

@@ -125,6 +125,8 @@ class World:
             output = json.dumps({"rank": rank}) if ending.output is None else ending.output
             disk = self._first(machine)
             if ending.exit_code == 0 and disk is not None:
+                for other in filter(None, self.disks_of(machine)):
+                    other.marked = True
                 disk.record = Record(machine.boot.identity, rank, machine.boot.digest, output)
             self._report(machine, at, ending.exit_code, output)
 

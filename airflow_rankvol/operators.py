@@ -97,13 +97,17 @@ class CreateRankVolumes(RankJobOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Create or adopt, verify, and return the slots with their ids."""
+
+        def lives(dag: str, run: str) -> bool:
+            return self.run_state(context, dag, run) is RunState.LIVE
+
         with self.final_errors():
             volumes = self.open(context)
             plan = volumes.plan()
             self._check_slots(plan.to_slots())
             # Before the volumes: what is wrong with it must leave nothing behind.
             stage(volumes.backend, plan, check_scripts(volumes.backend, plan, self.read_files()))
-            slots = provision(volumes.backend, plan, generation=context["ti"].try_number)
+            slots = provision(volumes.backend, plan, generation=context["ti"].try_number, lives=lives)
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
             self.log.info("Rank %d: %s volume %s (%s)", rank, how, volume.name, volume.id)

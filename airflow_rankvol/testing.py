@@ -233,6 +233,6 @@ class FakeBackend(FakeCloud):
                 raise self._error(VolumeBusy, "holds_result", disk.name, f"held by {disk.attached_to}")
             if not self.looks_inside:
                 return None
-            return disk is not None and disk.record is not None
+            return disk is not None and disk.marked
 
         return self._verb("holds_result", self._name_of(volume_id), effect)

@@ -117,7 +117,7 @@ def sweep(conn_id: str) -> None:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from airflow.utils.state import DagRunState
-    from sqlalchemy import select
+    from sqlalchemy import select, update
 
     from airflow_rankvol.backends.base import Selector
     from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
@@ -125,15 +125,14 @@ def sweep(conn_id: str) -> None:
 
     with create_session() as session:
         going = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED])
-        dead = list(session.scalars(select(DagRun).where(going)))
-        for run in dead:
-            run.state = DagRunState.FAILED
-        ids = [run.run_id for run in dead]
+        ids = list(session.scalars(select(DagRun.run_id).where(going)))
     backend = get_backend(conn_id)
     for run_id in ids:
         selector = Selector(get_owner(conn_id, backend), run=run_id)
         names = frozenset(volume.name for volume in backend.list_owned(selector).volumes)
         reap(backend, selector, survey(backend, selector, lambda *_: RunState.ENDED, ReapRules(names=names)))
+        with create_session() as session:  # last: who is interrupted before finds it again
+            session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=DagRunState.FAILED))
 
 
 def left_behind(conn_id: str = "rankvol_default") -> str:

@@ -96,24 +96,29 @@ def holds_record(disk: Path, key: str) -> bool | None:
     """Say whether a rank's completion record lies on a disk that nobody uses; None where that cannot be told."""
     try:
         if disk.is_dir():
-            return any((disk / ".rankvol" / key).glob("record*.json"))
+            return any(name.startswith("record") for name in os.listdir(disk / ".rankvol" / key))
         # Nothing was ever written to a sparse file without blocks.
         return False if disk.stat().st_blocks == 0 else _image_holds_record(disk, key)
+    except (FileNotFoundError, NotADirectoryError):
+        return False if disk.exists() else None
     except OSError:
         return None
 
 
 def _image_holds_record(image: Path, key: str) -> bool | None:
-    """Read an image's directory without mounting it, unless its journal may hold what the directory does not show."""
-    look = subprocess.run(
-        ["debugfs", "-f", "-", str(image)],
-        input=f"features\nls -p /.rankvol/{key}\n",
-        env={"PATH": search_path(), "DEBUGFS_PAGER": "cat"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    head, _, listing = look.stdout.partition("debugfs: ls")
-    if "Filesystem features:" not in head or "needs_recovery" in head:
+    """Read an image's directory without mounting it, its journal applied first, as mounting it would."""
+    features = _debugfs(image, "features")
+    if "needs_recovery" in features:
+        journal = ["e2fsck", "-y", "-E", "journal_only", str(image)]
+        subprocess.run(journal, env={"PATH": search_path()}, capture_output=True, check=False)
+        features = _debugfs(image, "features")
+    if "Filesystem features:" not in features or "needs_recovery" in features:
         return None
+    listing = _debugfs(image, f"ls -p /.rankvol/{key}")
     return any(line.split("/")[5].startswith("record") for line in listing.splitlines() if line.count("/") >= 6)
+
+
+def _debugfs(image: Path, request: str) -> str:
+    command = ["debugfs", "-R", request, str(image)]
+    environment = {"PATH": search_path(), "DEBUGFS_PAGER": "cat"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout

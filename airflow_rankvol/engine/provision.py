@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
+from airflow_rankvol.engine.marks import check_claims, end_tags, hand_out, of_our_making, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, LeakError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
-from airflow_rankvol.records import Group, Observation, Slot, SlotVolume, Volume, VolumeState, to_iso
-from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
+from airflow_rankvol.records import Group, Observation, Slot, SlotVolume, Volume, VolumeState
+from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
 AVAILABLE_TIMEOUT_S = 120.0
@@ -30,7 +31,7 @@ def provision(
 
     Args:
         generation: number of this try; part of the idempotency tokens, because a token is burned with its volume.
-        lives: tells from a DAG id and a run id whether that run goes on; a volume that outlives runs serves one at a time.
+        lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
     Raises:
         VolumeConflict: a name is taken, too small, or or in use by another run that lives.
@@ -45,8 +46,8 @@ def provision(
         slots = [_slot(slot, found) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
-        _hand_out(backend, group, ids + _of_our_making(group, found), generation)
-        _renew(backend, group, plan, found)
+        hand_out(backend, group, ids + of_our_making(group, found), generation)
+        renew(backend, plan, found)
     except BaseException as exc:
         _roll_back(backend, group, new, made, generation, exc)
         raise
@@ -60,31 +61,13 @@ def _found(
     observation = backend.observe(group)
     by_name = {volume.name: volume for volume in observation.volumes}
     planned = {wanted.name for slot in plan.slots for wanted in slot.volumes}
-    _check_claims(backend, group, [by_name[name] for name in planned & by_name.keys()], lives)
+    check_claims(backend, group, [by_name[name] for name in planned & by_name.keys()], lives)
     return {
         wanted.name: (by_name[wanted.name], _check(backend, group, wanted, by_name[wanted.name], observation))
         for slot in plan.slots
         for wanted in slot.volumes
         if wanted.name in by_name
     }
-
-
-def _check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], lives: Callable[[str, str], bool]) -> None:
-    """Raise VolumeConflict where another run has a volume until its teardown gives it back, or until it ends."""
-    claims = {
-        (v.tags.used_dag, v.tags.used_run): v
-        for v in volumes
-        if v.tags and v.tags.owner == group.owner and not v.tags.free_for(group)
-    }
-    for (dag, run), volume in claims.items():
-        if lives(dag, run):
-            raise VolumeConflict(
-                f"it is in use by run {run} of DAG {dag}, which lives. Wait for its end (max_active_runs=1 does), or "
-                "give each run volumes of its own with scope='run'",
-                backend=backend.name,
-                verb="create_volume",
-                resource=volume.label,
-            )
 
 
 def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation) -> bool:
@@ -181,7 +164,7 @@ def request_of(
 ) -> VolumeRequest:
     """Return the request for one planned volume, with all the tags it will carry."""
     template = wanted.template
-    end = _end_tags(backend, wanted)
+    end = end_tags(backend, wanted.scope, wanted.template)
     tags = replace(
         group.tags(rank=wanted.rank, scope=str(wanted.scope), reclaim=end["rankvol:reclaim"]),
         key=wanted.key,
@@ -195,45 +178,6 @@ def request_of(
         tags=tags,
         token=hashlib.sha256(text.encode()).hexdigest(),
     )
-
-
-def _of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> list[str]:
-    """Return the adopted volumes that another run of this owner made: they carry our tags and can be claimed."""
-    return [
-        volume.id
-        for volume, adopted in found.values()
-        if adopted and volume.tags and (volume.tags.owner, volume.tags.key) == (group.owner, group.global_key)
-    ]
-
-
-def _hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
-    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
-    if ids:
-        user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
-        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
-        patiently(backend, backend.tag_volumes, ids, tags)
-
-
-def _renew(backend: Backend, group: Group, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> None:
-    """Let volumes of an earlier try carry what the job says of their end now; the reaper reads only that."""
-    renewed: dict[tuple[str, str], list[str]] = {}
-    for slot in plan.slots:
-        for wanted in slot.volumes:
-            volume, adopted = found[wanted.name]
-            now = _end_tags(backend, wanted)
-            if not adopted and volume.tags and volume.tags.reclaim != now["rankvol:reclaim"]:
-                renewed.setdefault((now["rankvol:reclaim"], now["rankvol:expiry"]), []).append(volume.id)
-    for (reclaim, expiry), ids in renewed.items():
-        patiently(backend, backend.tag_volumes, ids, {"rankvol:reclaim": reclaim, "rankvol:expiry": expiry})
-
-
-def _end_tags(backend: Backend, wanted: PlannedVolume) -> dict[str, str]:
-    template = wanted.template
-    reclaim = template.effective_reclaim
-    # What is kept on purpose has no expiry: neither the reaper nor a later run may take it.
-    expires = wanted.scope is Scope.RUN and reclaim is not ReclaimPolicy.RETAIN
-    expiry = to_iso(backend.clock.now() + template.expiry) if expires else ""
-    return {"rankvol:reclaim": str(reclaim), "rankvol:expiry": expiry}
 
 
 def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
+from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out
 from airflow_rankvol.errors import BackendError, LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
+from airflow_rankvol.records import Group, Node, NodeState, Observation, Volume
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 # EC2 takes up to a few minutes to terminate an instance; a volume is free only after that.
@@ -79,7 +79,7 @@ def teardown(
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
     own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    _mark_kept(backend, group, observation, wanted, collected, problems)
+    mark_kept(backend, group, observation, wanted, collected, problems)
     nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
@@ -96,8 +96,8 @@ def teardown(
             doomed.append((volume, verdict))
         else:
             kept.append(verdict)
-    kept = _extend_expiry(backend, kept, observation, wanted, problems)
-    _give_back(backend, group, kept, observation, problems)
+    stays = {item.id for item in kept}
+    give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
     deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s)
     if problems:
         raise leak(problems)
@@ -202,7 +202,7 @@ def _verdict(
         return kept("reclaim policy retain")
     if policy is ReclaimPolicy.SNAPSHOT:
         return kept("reclaim policy snapshot: this backend takes no snapshots, and nothing goes without one")
-    if _is_collected(tags, group, collected):
+    if is_collected(tags, group, collected):
         return guard
     return kept("its results were not collected")
 
@@ -223,11 +223,6 @@ def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | No
     return Kept(volume.name, volume.id, tags.rank, f"handed out to run {tags.used_run} of DAG {tags.used_dag} last")
 
 
-def never_handed_out(tags: Tags) -> bool:
-    """Say whether a volume's creation was cut short before any rank could use it; see ``provision``."""
-    return tags.attempt == 0
-
-
 def _adopted_verdict(
     group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
 ) -> Guard | Kept | None:
@@ -246,92 +241,3 @@ def _adopted_verdict(
     if template.effective_reclaim is not ReclaimPolicy.DELETE_ALWAYS and wanted.rank not in (collected or ()):
         return kept("adopted; its results were not collected")
     return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
-
-
-def _mark_kept(
-    backend: Backend,
-    group: Group,
-    observation: Observation,
-    wanted: Mapping[str, PlannedVolume],
-    collected: Collection[int] | None,
-    problems: dict[str, str],
-) -> None:
-    """Tell the reaper what stays until its expiry, before anything goes: this may not come to its end.
-
-    What gather has tagged without storing its result is not collected, whatever the tag says.
-    """
-    volumes = [
-        volume
-        for volume in observation.volumes
-        if volume.tags
-        and (volume.tags.owner, volume.tags.key) == (group.owner, group.key)
-        and not (never_handed_out(volume.tags) or _policy(volume, wanted) is ReclaimPolicy.DELETE_ALWAYS)
-        and not _is_collected(volume.tags, group, collected)
-        and (volume.tags.collected or not volume.tags.kept)
-    ]
-    if not volumes:
-        return
-    try:
-        tags = {"rankvol:kept": to_iso(backend.clock.now()), "rankvol:collected": ""}
-        patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], tags)
-    except BackendError as exc:
-        problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
-
-
-def _policy(volume: Volume, wanted: Mapping[str, PlannedVolume]) -> ReclaimPolicy:
-    """Return the policy that the job has now for a volume of ours, or where there is no job the one written on it."""
-    assert volume.tags is not None  # noqa: S101 - callers ask only about volumes of ours
-    planned = wanted.get(volume.name)
-    return planned.template.effective_reclaim if planned else ReclaimPolicy(volume.tags.reclaim)
-
-
-def _is_collected(tags: Tags, group: Group, collected: Collection[int] | None) -> bool:
-    """Say whether this run's gather has a volume's results, by its tag and, where that is known, by what it stored."""
-    return tags.collected == group.key and (collected is None or tags.rank in collected)
-
-
-def _give_back(
-    backend: Backend, group: Group, kept: Sequence[Kept], observation: Observation, problems: dict[str, str]
-) -> None:
-    """Let other runs have the volumes that outlive this one."""
-    volumes = [volume for item in kept if (volume := observation.volume(item.id))]
-    mine = [v for v in volumes if v.tags and v.tags.scope != Scope.RUN and v.tags.used_by == group.key]
-    if mine:
-        try:
-            free = {"rankvol:used_by": "", "rankvol:used_dag": "", "rankvol:used_run": ""}
-            patiently(backend, backend.tag_volumes, [volume.id for volume in mine], free)
-        except BackendError as exc:
-            problems |= {volume.label: f"kept, but it could not be given back to other runs: {exc}" for volume in mine}
-
-
-def _extend_expiry(
-    backend: Backend,
-    kept: Sequence[Kept],
-    observation: Observation,
-    wanted: Mapping[str, PlannedVolume],
-    problems: dict[str, str],
-) -> list[Kept]:
-    """Give uncollected volumes their whole expiry from now on: a long run must not have used it up.
-
-    They also get the policy that the job has now: the reaper reads only what is written on them.
-    """
-    now = backend.clock.now()
-    later: dict[str, tuple[str, str]] = {}
-    for item in kept:
-        volume = observation.volume(item.id)
-        if volume is None or volume.tags is None or not item.expiry:
-            continue
-        template = wanted[item.name].template if item.name in wanted else None
-        policy = template.effective_reclaim if template else ReclaimPolicy(volume.tags.reclaim)
-        expiry = to_iso(now + (template.expiry if template else timedelta(hours=24)))
-        later[item.id] = ("" if policy is ReclaimPolicy.RETAIN else expiry, str(policy))
-    for expiry, policy_text in sorted(set(later.values())):
-        ids = [volume_id for volume_id, found in later.items() if found == (expiry, policy_text)]
-        try:
-            patiently(backend, backend.tag_volumes, ids, {"rankvol:expiry": expiry, "rankvol:reclaim": policy_text})
-        except BackendError as exc:
-            names = {item.id: f"volume {item.name} ({item.id})" for item in kept}
-            why = f"kept, but its expiry could not be extended to {expiry}: {exc}"
-            for volume_id in ids:
-                problems.setdefault(names[volume_id], why)
-    return [replace(item, expiry=later[item.id][0] if item.id in later else item.expiry) for item in kept]

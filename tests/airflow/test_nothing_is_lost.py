@@ -9,7 +9,6 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from airflow_rankvol.backends._local_launch import start
 from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.reap import RunState, survey
 from airflow_rankvol.hooks import get_owner
@@ -52,19 +51,16 @@ def test_a_partial_gather_never_replaces_one_that_had_more(bench: DagBench) -> N
 
 
 def test_a_record_of_an_earlier_attempt_does_not_count_for_a_rank_that_failed(
-    bench: DagBench, monkeypatch: pytest.MonkeyPatch
+    bench: DagBench,
 ) -> None:
     """A rank that succeeded once, and whose cleared attempt never booted, is missing whatever its volume holds."""
-    fields: dict[str, Any] = {"commands": [COUNT], "node": {"boot_timeout": "1s"}, "allow_missing": True}
+    node = {"boot_timeout": bench.ground.boot_timeout}
+    fields: dict[str, Any] = {"commands": [COUNT], "node": node, "allow_missing": True}
     dag = bench.job(gather=["exit 3"], **fields)
     run = bench.run(dag)
     assert run.states()["run_rank[1]"] == "success"
 
-    def start_all_but_rank_1(backend: Any, node: Any, lifetime_s: float) -> None:
-        if "-r1-" not in node.name:
-            start(backend, node, lifetime_s)
-
-    monkeypatch.setattr("airflow_rankvol.backends.local.start", start_all_but_rank_1)
+    bench.ground.never_boot(rank=1)
     bench.clear(run, "run_rank[1]")
     again = bench.resume(run, bench.job(dag_id=dag.dag_id, gather=[GATHER_TRIES], **fields))
     assert again.states()["run_rank[1]"] == "failed"
@@ -116,3 +112,14 @@ def test_what_gather_could_not_store_is_not_collected(
     bench.clear(run, "gather")
     assert bench.resume(run).state == "success"
     assert kept_ranks(bench, run) == []
+
+
+def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(bench: DagBench) -> None:
+    """The later of two overlapping runs fails before it touches anything; after the other's end it has the volume."""
+    template = {"size": "32MB", "scope": "dag", "reclaim": "delete"}
+    dag = bench.job(commands=[COUNT], volume_template=template)
+    first, second = bench.drive(bench.start(dag), bench.start(dag))
+    assert {first.state, second.state} == {"success", "failed"}, (first.states(), second.states())
+    assert "which lives" in first.log + second.log
+    assert kept_ranks(bench, first) == []
+    assert bench.run(dag).state == "success"

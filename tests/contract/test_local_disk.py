@@ -155,14 +155,30 @@ def test_of_a_volume_in_use_nobody_tells(image: Lab) -> None:
         image.backend.holds_result(volume.id, image.key)
 
 
-def test_an_image_that_needs_its_journal_tells_nothing(image: Lab) -> None:
-    """What the journal holds does not show in the directories yet."""
+def test_every_volume_of_a_rank_tells_that_it_has_finished(on_this_machine: Lab) -> None:
+    """Also where a full disk has no room for anything: the mark is a file renamed."""
+    lab = on_this_machine
+    volumes = [lab.volume(name="first"), lab.volume(name="second", size="16MB")]
+
+    def told() -> list[bool | None]:
+        until(lambda: not any(disk.loops_of(disk_of(lab, volume)) for volume in volumes), "still being flushed")
+        return [lab.backend.holds_result(volume.id, lab.key) for volume in volumes]
+
+    assert lab.run_rank(*volumes, commands="exit 3").exit_code == 3
+    assert told() == [False, False]
+    full = "paths=($(tr -d '[]\",' <<<$VOLUME_PATHS)); head -c 64M /dev/zero >${paths[1]}/full || true"
+    limited = isinstance(lab.backend, LocalBackend) and lab.backend.mode == "image"
+    assert lab.run_rank(*volumes, attempt=2, commands=full if limited else "true").exit_code == 0
+    assert told() == [True, True]
+
+
+def test_an_image_whose_journal_was_not_applied_is_read_after_it_was(image: Lab) -> None:
+    """As after a crash of the machine: what the journal holds does not show in the directories yet."""
     volume = image.volume()
     image.run_rank(volume)
     until(lambda: not disk.loops_of(disk_of(image, volume)), "the kernel is still flushing it")
     command = ["debugfs", "-w", "-R", "feature needs_recovery", str(disk_of(image, volume))]
     subprocess.run(command, check=True, capture_output=True)
-    assert image.backend.holds_result(volume.id, image.key) is None
-    command[3] = "feature -needs_recovery"
-    subprocess.run(command, check=True, capture_output=True)
     assert image.backend.holds_result(volume.id, image.key) is True
+    features = subprocess.run(["debugfs", "-R", "features", command[4]], capture_output=True, text=True, check=True)
+    assert "needs_recovery" not in features.stdout

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_rankvol.backends.base import VolumeRequest
+from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
@@ -314,3 +315,23 @@ def test_a_roll_back_leaves_what_another_run_was_handed_meanwhile() -> None:
     with pytest.raises(QuotaExceeded):
         slow.create()
     assert [slot.volumes[0].id for slot in quick.slots] == [disk.id for disk in backend.volumes.values()]
+
+
+@pytest.mark.parametrize("scope", ["dag", "global"])
+def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -> None:
+    backend = FakeBackend()
+    first = a_rig(2, backend=backend, run="a", volume_template={"scope": scope})
+    second = Rig(backend, a_plan(2, run="b", volume_template={"scope": scope}))
+    before = {name: disk.tags for name, disk in backend.volumes.items()}
+    asked: list[tuple[str, str]] = []
+
+    def lives(dag: str, run: str) -> bool:
+        asked.append((dag, run))
+        return True
+
+    with pytest.raises(VolumeConflict, match="in use by run a of DAG dag, which lives"):
+        provision(backend, second.plan, generation=1, lives=lives)
+    assert asked == [("dag", "a")]
+    assert {name: disk.tags for name, disk in backend.volumes.items()} == before
+    assert provision(backend, first.plan, generation=2, lives=lives)  # its own claim is no conflict
+    assert provision(backend, second.plan, generation=1)  # and that of a run that has ended neither

@@ -80,6 +80,21 @@ def test_what_a_rank_finished_stays_until_its_expiry_however_often_it_is_reaped(
     assert rig.backend.is_empty
 
 
+def test_every_volume_of_a_rank_that_finished_stays() -> None:
+    """The record lies on the first alone."""
+    rig = a_half_finished_rig(volumes=["in-${NODE_RANK}:/in", "out-${NODE_RANK}:/out"])
+    for _ in range(2):
+        rig.reap(RunState.ENDED)
+        assert set(rig.backend.volumes) == {volume.name for volume in rig.slots[0].volumes}
+
+
+def test_a_volume_that_cannot_be_looked_at_stays_and_hides_no_other() -> None:
+    rig = a_half_finished_rig()
+    rig.backend.faults.fail("holds_result", AuthDenied, resource=rig.slots[2].volumes[0].name, times=math.inf)
+    rig.reap(RunState.ENDED)
+    assert set(rig.backend.volumes) == {rig.slots[rank].volumes[0].name for rank in (0, 2)}
+
+
 def test_what_a_rank_finished_stays_when_its_node_was_reaped_before() -> None:
     """Expired nodes go while the run is unknown; the user's word that it has ended comes later."""
     rig = a_half_finished_rig(node={"lifetime": "30m"})

@@ -89,15 +89,6 @@ def test_an_uncollected_volume_gets_its_whole_expiry_from_the_teardown_on() -> N
         assert tags.expiry == kept.expiry
 
 
-def test_an_expiry_that_cannot_be_extended_is_named_and_the_rest_goes() -> None:
-    backend = FakeBackend(endings={("rank", 1): fails()})
-    rig = a_finished_rig(backend=backend, nodes=3, allow_missing=True)
-    backend.faults.fail("tag_volumes", AuthDenied, call=backend.count("tag_volumes") + 2)  # the first marks it
-    with pytest.raises(LeakError, match="its expiry could not be extended"):
-        rig.teardown()
-    assert len(backend.volumes) == 1
-
-
 def test_a_teardown_can_be_repeated() -> None:
     rig = a_finished_rig()
     first, again = rig.teardown(), rig.teardown()
@@ -377,3 +368,33 @@ def test_a_gang_that_runs_again_is_not_collected_by_the_gather_before() -> None:
     rig.backend.clock.sleep(60)
     assert rig.launch(rig.begin(0, 2)) is None
     assert {volume.tags.collected for volume in rig.observe().volumes if volume.tags} == {""}
+
+
+def test_a_volume_that_outlives_its_run_is_given_back_at_its_end() -> None:
+    rig = a_finished_rig(volume_template={"scope": "dag"})
+    assert {disk.tags.used_by for disk in rig.backend.volumes.values() if disk.tags} == {rig.group.key}
+    rig.teardown()
+    tags = [disk.tags for disk in rig.backend.volumes.values() if disk.tags]
+    assert {(found.used_by, found.used_dag, found.used_run) for found in tags} == {("", "", "")}
+
+
+@pytest.mark.parametrize(("before", "after"), [("delete", "retain"), ("delete_always", "delete")])
+def test_the_reaper_reads_the_policy_that_the_job_had_at_its_end(before: str, after: str) -> None:
+    """The user changes the policy and clears tasks; the volumes were made under the old one."""
+    rig = a_finished_rig(collected=False, volume_template={"reclaim": before})
+    changed = Rig(rig.backend, a_plan(2, volume_template={"reclaim": after}))
+    assert len(changed.teardown().kept) == 2
+    changed.reap(RunState.ENDED)
+    assert len(rig.backend.volumes) == 2
+    rig.backend.clock.sleep(25 * 3600)
+    changed.reap(RunState.ENDED)
+    assert len(rig.backend.volumes) == (2 if after == "retain" else 0)
+
+
+def test_creating_again_lets_volumes_carry_the_policy_that_the_job_has_now() -> None:
+    rig = a_rig(2)
+    changed = Rig(rig.backend, a_plan(2, volume_template={"reclaim": "retain"}))
+    changed.create(generation=2)
+    assert {(disk.tags.reclaim, disk.tags.expiry) for disk in rig.backend.volumes.values() if disk.tags} == {
+        ("retain", "")
+    }

@@ -1,0 +1,143 @@
+"""What create and the teardown write on volumes, for other runs and for the reaper to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+
+from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.errors import BackendError, VolumeConflict
+from airflow_rankvol.plan import Plan, PlannedVolume
+from airflow_rankvol.records import Group, Observation, Tags, Volume, to_iso
+from airflow_rankvol.spec.templates import ReclaimPolicy, Scope, VolumeTemplate
+
+_NO_PLAN_EXPIRY = timedelta(hours=24)
+
+
+def end_tags(backend: Backend, scope: Scope, template: VolumeTemplate) -> dict[str, str]:
+    """Return what a volume carries about its end: the policy, and the expiry from now on."""
+    reclaim = template.effective_reclaim
+    # What is kept on purpose has no expiry: neither the reaper nor a later run may take it.
+    expires = scope is Scope.RUN and reclaim is not ReclaimPolicy.RETAIN
+    expiry = to_iso(backend.clock.now() + template.expiry) if expires else ""
+    return {"rankvol:reclaim": str(reclaim), "rankvol:expiry": expiry}
+
+
+def check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], lives: Callable[[str, str], bool]) -> None:
+    """Raise VolumeConflict where another run has a volume until its teardown gives it back, or until it ends."""
+    claims = {
+        (v.tags.used_dag, v.tags.used_run): v
+        for v in volumes
+        if v.tags and v.tags.owner == group.owner and not v.tags.free_for(group)
+    }
+    for (dag, run), volume in claims.items():
+        if lives(dag, run):
+            raise VolumeConflict(
+                f"it is in use by run {run} of DAG {dag}, which lives. Wait for its end (max_active_runs=1 does), or "
+                "give each run volumes of its own with scope='run'",
+                backend=backend.name,
+                verb="create_volume",
+                resource=volume.label,
+            )
+
+
+def of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> list[str]:
+    """Return the adopted volumes that another run of this owner made: they carry our tags and can be claimed."""
+    return [
+        volume.id
+        for volume, adopted in found.values()
+        if adopted and volume.tags and (volume.tags.owner, volume.tags.key) == (group.owner, group.global_key)
+    ]
+
+
+def hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
+    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
+    if ids:
+        user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
+        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
+        patiently(backend, backend.tag_volumes, ids, tags)
+
+
+def renew(backend: Backend, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> None:
+    """Let volumes of an earlier try carry what the job says of their end now; the reaper reads only that."""
+    renewed: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for wanted in plan.volumes():
+        volume, adopted = found[wanted.name]
+        now = end_tags(backend, wanted.scope, wanted.template)
+        if not adopted and volume.tags and volume.tags.reclaim != now["rankvol:reclaim"]:
+            renewed.setdefault(tuple(now.items()), []).append(volume.id)
+    for tags, ids in renewed.items():
+        patiently(backend, backend.tag_volumes, ids, dict(tags))
+
+
+def mark_kept(
+    backend: Backend,
+    group: Group,
+    observation: Observation,
+    wanted: Mapping[str, PlannedVolume],
+    collected: Collection[int] | None,
+    problems: dict[str, str],
+) -> None:
+    """Tell the reaper what stays until when, before anything goes: the teardown may not come to its end.
+
+    What is kept gets its whole expiry from now on, a long run must not have used it up, and the policy that the job has
+    now. What gather has tagged without storing its result is not collected, whatever the tag says.
+
+    Args:
+        wanted: the plan's volumes by name.
+        collected: ranks whose results gather has stored; None where only the tags tell.
+        problems: what could not be marked is added, by name.
+    """
+    marks: dict[tuple[tuple[str, str], ...], list[Volume]] = {}
+    for volume in observation.volumes:
+        if _stays(volume, group, wanted, collected):
+            marks.setdefault(tuple(_kept_tags(backend, volume, wanted).items()), []).append(volume)
+    for tags, volumes in marks.items():
+        try:
+            patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], dict(tags))
+        except BackendError as exc:
+            problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
+
+
+def give_back(backend: Backend, group: Group, kept: Sequence[Volume], problems: dict[str, str]) -> None:
+    """Let other runs have the volumes that outlive this one."""
+    mine = [v for v in kept if v.tags and v.tags.scope != Scope.RUN and v.tags.used_by == group.key]
+    if mine:
+        try:
+            free = {"rankvol:used_by": "", "rankvol:used_dag": "", "rankvol:used_run": ""}
+            patiently(backend, backend.tag_volumes, [volume.id for volume in mine], free)
+        except BackendError as exc:
+            problems |= {volume.label: f"kept, but it could not be given back to other runs: {exc}" for volume in mine}
+
+
+def never_handed_out(tags: Tags) -> bool:
+    """Say whether a volume's creation was cut short before any rank could use it; see ``provision``."""
+    return tags.attempt == 0
+
+
+def is_collected(tags: Tags, group: Group, collected: Collection[int] | None) -> bool:
+    """Say whether this run's gather has a volume's results, by its tag and, where that is known, by what it stored."""
+    return tags.collected == group.key and (collected is None or tags.rank in collected)
+
+
+def _stays(
+    volume: Volume, group: Group, wanted: Mapping[str, PlannedVolume], collected: Collection[int] | None
+) -> bool:
+    tags = volume.tags
+    if tags is None or (tags.owner, tags.key) != (group.owner, group.key) or never_handed_out(tags):
+        return False
+    planned = wanted.get(volume.name)
+    policy = planned.template.effective_reclaim if planned else ReclaimPolicy(tags.reclaim)
+    on_purpose = policy in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT)
+    return policy is not ReclaimPolicy.DELETE_ALWAYS and (on_purpose or not is_collected(tags, group, collected))
+
+
+def _kept_tags(backend: Backend, volume: Volume, wanted: Mapping[str, PlannedVolume]) -> dict[str, str]:
+    assert volume.tags is not None  # noqa: S101 - _stays() says so
+    now = backend.clock.now()
+    mark = {"rankvol:kept": to_iso(now), "rankvol:collected": ""}
+    planned = wanted.get(volume.name)
+    if planned:
+        return {**mark, **end_tags(backend, planned.scope, planned.template)}
+    return {**mark, "rankvol:expiry": to_iso(now + _NO_PLAN_EXPIRY) if volume.tags.expiry else ""}
