@@ -18,10 +18,11 @@ from tests.clouds.aws.world import World
 class Ending:
     """How a recorded instance ends by itself: after a time, with that text on its console.
 
-    The time begins when it runs or, if it ``waits`` as our bootstrap does, when it has a volume as well.
+    The time begins when it runs or, if it ``waits``, when it has a volume as well.
 
     ``script`` names a function ``module:name`` that is called with the view of the instance and its user data, and
-    returns the text; it may be what a test needs where each instance has another text.
+    returns the text; it may be what a test needs where each instance has another text. None stands for an instance that
+    goes on: it is asked again after the same time.
     """
 
     after_s: float = 0.05
@@ -29,12 +30,13 @@ class Ending:
     console: str = ""
     script: str = ""
 
-    def text(self, view: dict[str, Any], user_data: bytes) -> bytes:
-        """Return what is on the console at the end."""
+    def text(self, view: dict[str, Any], user_data: bytes) -> bytes | None:
+        """Return what is on the console at the end, or None when it goes on."""
         if not self.script:
             return self.console.encode()
         module, _, name = self.script.partition(":")
-        return str(getattr(importlib.import_module(module), name)(view, user_data)).encode()
+        found: str | None = getattr(importlib.import_module(module), name)(view, user_data)
+        return None if found is None else found.encode()
 
 
 class Nodes:
@@ -70,9 +72,14 @@ class Nodes:
         return self._endings.get(instance_id, self._endings.get("*"))
 
     def _end(self, instance: Instance, ending: Ending) -> None:
-        if instance.state == "running":
-            instance.console += ending.text(self.view(instance), instance.user_data)
-            self.powered_off(instance)
+        if instance.state != "running":
+            return
+        text = ending.text(self.view(instance), instance.user_data)
+        if text is None:
+            self._world.agenda.after(ending.after_s, lambda: self._end(instance, ending))
+            return
+        instance.console += text
+        self.powered_off(instance)
 
     def attach(self, volume: Volume, attachment: Attachment, done: Callable[[], None]) -> None:
         """Show the volume to the node, then call back."""

@@ -1,0 +1,274 @@
+"""The process dies by SIGKILL at any call of a run with four ranks, before or after the call's effect.
+
+The points are the calls of a run that does not crash. After each crash the run goes on as Airflow lets it, with the
+next try of the stage that died and with what comes after it; or only the teardown follows, and the reaper.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clouds.aws.backend.kit import SETTLED_S, ZONE
+from tests.clouds.aws.client import Double
+from tests.clouds.aws.crash.way import OWNER, RANKS, Journal, Way
+
+_ROOT = Path(__file__).resolve().parents[4]
+DAY_S = 86_400.0
+#: A task that was killed is not tried again at once; EC2's listings show by then what it did last.
+NOTICED_S = 5.0
+#: How many calls a run makes. Another number is no fault, but a change of cost that somebody should want.
+CALLS = 101
+#: `make test` tries the one in the middle of each action's calls.
+SAMPLED = ("CreateVolume", "CreateTags", "RunInstances", "AttachVolume", "GetConsoleOutput", "DeleteVolume")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A call at which the process dies: the nth of its action."""
+
+    service: str
+    action: str
+    nth: int
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.nth}"
+
+
+class Nursery:
+    """Processes that do ways, and die when told to."""
+
+    def __init__(self, double: Double, log: Path) -> None:
+        self._double = double
+        self._log = log.open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.clouds.aws.crash.nursery", double.url],
+            cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1,
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        )  # fmt: skip
+
+    def begin(self, journal: Path) -> int:
+        """Let a new process go on from a journal, and return its pid."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{journal}\n")
+        self._process.stdin.flush()
+        return self._number()
+
+    def ends(self) -> int:
+        """Return the wait status of the process."""
+        return self._number()
+
+    def hangs(self) -> bool:
+        """Wait until a call of the process hangs; False when the process has ended without."""
+        while not self._double("held"):
+            assert self._process.stdout is not None
+            if select.select([self._process.stdout], [], [], 0.01)[0]:
+                return False
+        return True
+
+    def _number(self) -> int:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line.startswith("RANKVOL "):
+                return int(line.split()[1])
+        raise AssertionError(f"the nursery has ended; see {self._log.name}")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+        self._log.close()
+
+
+@dataclass
+class Scene:
+    """The double with other people's things on it, and whoever runs there."""
+
+    double: Double
+    nursery: Nursery
+    folder: Path
+    number: int = 0
+
+    def new(self) -> Path:
+        """Be as new, and return the journal of a run that has not begun."""
+        self.double.reset()
+        self.double.freeze()
+        self.double("end_nodes", script="tests.clouds.aws.crash.disks:end", after_s=2.0)
+        self.number += 1
+        return self.folder / f"journal-{self.number}.json"
+
+    def dies(self, point: Point, when: str, journal: Path) -> None:
+        """Let a run die at a point."""
+        self.double.fault("hang", point.action, service=point.service, nth=point.nth, when=when)
+        pid = self.nursery.begin(journal)
+        assert self.nursery.hangs(), f"the run has ended before {point}"
+        os.kill(pid, signal.SIGKILL)
+        assert os.WTERMSIG(self.nursery.ends()) == signal.SIGKILL
+        self.double("clear_faults")  # and drop what hangs, without an answer
+        self.double.advance(NOTICED_S)
+
+    def after(self, journal: Path) -> Way:
+        """Return the run as those see it who come after the one that died."""
+        return Way(self.double, Journal(journal))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("crash")
+    with Double(folder / "double") as double:
+        nursery = Nursery(double, folder / "nursery.log")
+        yield Scene(double, nursery, folder)
+        nursery.close()
+
+
+@pytest.fixture(scope="module")
+def points(scene: Scene) -> list[Point]:
+    """Return the calls of a run that nobody disturbs."""
+    journal = scene.new()
+    scene.nursery.begin(journal)
+    assert scene.nursery.ends() == 0
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for call in scene.double.calls():
+        key = (call["service"], call["action"])
+        seen[key] += 1
+        found.append(Point(*key, seen[key]))
+    return found
+
+
+def strangers(double: Double) -> dict[str, Any]:
+    """Create volumes and an instance that are not ours, though they look like it; return what they are."""
+    ec2 = double.boto3("ec2")
+    named = [{"Name": f"data-volume-{rank}"} for rank in range(2)]
+    other = {"rankvol:owner": "somebody", "rankvol:key": "0a1b2c3d", "rankvol:rank": "0", "rankvol:attempt": "0"}
+    for tags in (*named, {"Name": "data-volume-0", **other}, {"Name": "rankvol", "rankvol:owner": OWNER}):
+        ec2.create_volume(AvailabilityZone=ZONE, Size=1, VolumeType="gp3", TagSpecifications=specified("volume", tags))
+    image = double.boto3("ssm").get_parameter(
+        Name="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+    )
+    ec2.run_instances(
+        ImageId=image["Parameter"]["Value"], InstanceType="m7i.large", MinCount=1, MaxCount=1,
+        TagSpecifications=specified("instance", {"Name": "rankvol-0a1b2c3d-r0-a1", **other}),
+    )  # fmt: skip
+    double.advance(SETTLED_S)
+    double("clear_calls")
+    return double.state()
+
+
+def specified(kind: str, tags: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"ResourceType": kind, "Tags": [{"Key": name, "Value": value} for name, value in tags.items()]}]
+
+
+def ours(double: Double, theirs: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the volumes and instances that are left of the run, once time has passed."""
+    double.advance(300)
+    state = double.state()
+    for kind in ("volumes", "instances"):
+        now = {item: state[kind].get(item) for item in theirs[kind]}
+        assert now == theirs[kind], f"somebody else's {kind} were touched"
+    return (
+        set(state["volumes"]) - set(theirs["volumes"]),
+        {
+            item
+            for item, view in state["instances"].items()
+            if item not in theirs["instances"] and view["State"]["Name"] != "terminated"
+        },
+    )
+
+
+def made_twice(double: Double) -> dict[str, set[str]]:
+    """Return the names under which more than one volume or instance was made."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for call in double.calls():
+        if call["action"] in ("CreateVolume", "RunInstances") and call["made"]:
+            tags = {tag["Key"]: tag["Value"] for tag in call["params"]["TagSpecifications"][0]["Tags"]}
+            found[tags["Name"]].update(call["made"])
+    return {name: ids for name, ids in found.items() if len(ids) > 1}
+
+
+def retried(scene: Scene, point: Point, when: str) -> None:
+    journal = scene.new()
+    theirs = strangers(scene.double)
+    scene.dies(point, when, journal)
+    scene.nursery.begin(journal)
+    assert scene.nursery.ends() == 0, f"the retry has failed; see {scene.folder}/nursery.log"
+    done = Journal(journal).entries
+    outputs = [done[f"output {rank}"] for rank in range(RANKS)]
+    assert [output["rank"] for output in outputs] == list(range(RANKS))
+    assert done["gather"]["result"] == outputs
+    assert done["teardown"] == []
+    assert ours(scene.double, theirs) == (set(), set())
+    assert made_twice(scene.double) == {}
+
+
+def torn_down(scene: Scene, point: Point, when: str) -> None:
+    journal = scene.new()
+    theirs = strangers(scene.double)
+    scene.dies(point, when, journal)
+    after = scene.after(journal)
+    kept = after.teardown().kept
+    assert ours(scene.double, theirs) == ({item.id for item in kept}, set())
+    assert all(item.expiry for item in kept)
+    after.clock.sleep(0)  # time has passed
+    after.reap()
+    assert ours(scene.double, theirs)[0] <= {item.id for item in kept}
+    after.clock.sleep(2 * DAY_S)
+    after.reap()
+    assert ours(scene.double, theirs) == (set(), set())
+    assert made_twice(scene.double) == {}
+
+
+def sample(points: list[Point]) -> list[Point]:
+    """Return the middle one of the calls of each action that changes something, or that tells a result."""
+    last = {point.action: point for point in points}
+    return [Point(last[action].service, action, (last[action].nth + 1) // 2) for action in SAMPLED]
+
+
+FOLLOWED_BY = {"retry": retried, "teardown": torn_down}
+
+
+def test_the_points_are_the_calls_of_a_whole_run(points: list[Point], capsys: pytest.CaptureFixture[str]) -> None:
+    counts = Counter(point.action for point in points)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{len(points)} calls of a run with {RANKS} ranks to crash at: {dict(counts)}\n")
+    assert len(points) == CALLS
+    assert {action: counts[action] for action in ("CreateVolume", "DeleteVolume")} == {
+        "CreateVolume": RANKS,
+        "DeleteVolume": RANKS,
+    }
+    assert (counts["RunInstances"], counts["AttachVolume"], counts["GetConsoleOutput"]) == (5, 8, 5)
+
+
+@pytest.mark.parametrize("follow", FOLLOWED_BY.values(), ids=FOLLOWED_BY.keys())
+def test_after_a_crash_at_one_call_of_each_action_nothing_is_lost_or_left(
+    scene: Scene, points: list[Point], follow: Any
+) -> None:
+    for turn, point in enumerate(sample(points)):
+        follow(scene, point, ("after", "before")[turn % 4 == 3])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("follow", FOLLOWED_BY.values(), ids=FOLLOWED_BY.keys())
+def test_after_a_crash_at_any_call_nothing_is_lost_or_left(
+    scene: Scene, points: list[Point], follow: Any, when: str
+) -> None:
+    failed = {}
+    for point in points:
+        try:
+            follow(scene, point, when)
+        except AssertionError as error:
+            failed[str(point)] = str(error)[:500]
+    assert failed == {}

@@ -1,0 +1,182 @@
+"""One run's whole way, stage by stage, with a journal of what is done: what Airflow's database is to its tasks.
+
+Each stage stands for a task (or for the triggerer) in a process of its own: it begins with a backend that has seen
+nothing. A stage that did not come to its end is done again at its next try; what comes after it, for the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from airflow_rankvol.backends._aws_connection import Clients
+from airflow_rankvol.backends._aws_memory import Memory
+from airflow_rankvol.backends._aws_rate import Limiter
+from airflow_rankvol.backends.aws import AwsBackend
+from airflow_rankvol.backends.base import Clock, Selector
+from airflow_rankvol.engine.reap import RunState, reap, survey
+from airflow_rankvol.engine.step import Outcome, mark_collected, step
+from airflow_rankvol.engine.teardown import TeardownReport, teardown
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.records import Slot
+from airflow_rankvol.spec.templates import NodeTemplate
+from tests.clouds.aws.backend.kit import ZONE, settings
+from tests.clouds.aws.client import Double
+from tests.unit.engine.engine_kit import Rig, a_plan
+
+OWNER = "lab"
+RANKS = 4
+POLL_S = 5.0
+
+
+class OnlyClock(Clock):
+    """The double's clock for the only process that moves it: asked for once."""
+
+    def __init__(self, double: Double) -> None:
+        self._double = double
+        self._at = float(double("clock"))
+
+    def seconds(self) -> float:
+        return self._at
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._at, UTC)
+
+    def sleep(self, seconds: float) -> None:
+        self._at = float(self._double("clock", advance_s=seconds))
+
+
+def clients_of(double: Double, clock: OnlyClock) -> Clients:
+    """Return clients whose calls hang as long as the test wants."""
+    config = {"retries": {"total_max_attempts": 1}, "read_timeout": 60}
+    return Clients(settings(double, config_kwargs=config), Limiter(now=clock.seconds, sleep=clock.sleep))
+
+
+class Journal:
+    """What was done, on disk: a process that dies leaves it whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def write(self, name: str, value: Any) -> None:
+        self.entries[name] = value
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self.entries))
+        os.replace(new, self._path)
+
+    def begin(self, stage: str) -> int:
+        """Return the number of this try of a stage."""
+        number = int(self.entries.get(f"try of {stage}", 0)) + 1
+        self.write(f"try of {stage}", number)
+        return number
+
+
+@dataclass
+class Way:
+    """The stages of a run on the double, with one volume and one node per rank."""
+
+    double: Double
+    journal: Journal
+    clock: OnlyClock = field(init=False)
+    clients: Clients = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = OnlyClock(self.double)
+        self.clients = clients_of(self.double, self.clock)
+
+    def go(self) -> None:
+        """Do all stages that are not done."""
+        self._stage("create", self._create)
+        for rank in range(RANKS):
+            self._stage(f"launch {rank}", partial(self._launch, rank))
+        self._stage("wait", lambda _: self._wait())
+        self._stage("launch gather", self._launch_gather)
+        self._stage("gather", lambda _: self._gather())
+        self._stage("mark", lambda _: self._mark())
+        self._stage("teardown", lambda _: [kept.id for kept in self.teardown().kept])
+
+    def teardown(self) -> TeardownReport:
+        """Delete, as the last task does whatever became of the others."""
+        rig = self._rig()
+        done = self.journal.entries.get("gather") or {"collected": []}
+        return teardown(cast("Any", rig.backend), rig.group, rig.plan, collected=done["collected"])
+
+    def reap(self) -> None:
+        """Remove what a run that has ended left behind."""
+        selector = Selector(OWNER)
+        backend = self._backend()
+        _, problems = reap(backend, selector, survey(backend, selector, lambda _dag, _run: RunState.ENDED))
+        assert problems == {}
+
+    def _stage(self, name: str, act: Callable[[int], Any]) -> None:
+        if name not in self.journal.entries:
+            self.journal.write(name, act(self.journal.begin(name)))
+
+    def _backend(self) -> AwsBackend:
+        backend = AwsBackend(self.clients, poll_interval_s=POLL_S, clock=self.clock, memory=Memory(self.clock.seconds))
+        backend.concurrency = 1  # the order of the calls must not change
+        return backend
+
+    def _rig(self) -> Rig:
+        node = NodeTemplate(machine_type="m7i.large", zones=(ZONE,))
+        rig = Rig(cast("Any", self._backend()), a_plan(RANKS, owner=OWNER, node=node))
+        rig.slots = [Slot.from_dict(raw) for raw in self.journal.entries.get("create", ())]
+        return rig
+
+    def _create(self, number: int) -> list[dict[str, Any]]:
+        return [slot.to_dict() for slot in self._rig().create(number)]
+
+    def _launch(self, rank: int, number: int) -> dict[str, Any]:
+        rig = self._rig()
+        work = rig.begin(rank, number)
+        outcome = rig.launch(work)
+        assert outcome is None, outcome
+        return work.to_dict()
+
+    def _wait(self) -> bool:
+        """Watch all ranks as one triggerer does; what has ended is stored at once."""
+        works = [Work.from_dict(self.journal.entries[f"launch {rank}"]) for rank in range(RANKS)]
+        self._watch([work for work in works if f"output {work.rank}" not in self.journal.entries])
+        return True
+
+    def _launch_gather(self, number: int) -> dict[str, Any]:
+        rig = self._rig()
+        work = rig.gather_work(number)
+        outcome = rig.launch(work)
+        assert outcome is None, outcome
+        return work.to_dict()
+
+    def _gather(self) -> dict[str, Any]:
+        (outcome,) = self._watch([Work.from_dict(self.journal.entries["launch gather"])])
+        assert outcome.report is not None
+        return {"result": outcome.result.output, "collected": list(outcome.report.collected)}
+
+    def _watch(self, works: list[Work]) -> list[Outcome]:
+        rig = self._rig()
+        ended: list[Outcome] = []
+        for _ in range(200):
+            observation = rig.observe()
+            for work in [*works]:
+                outcome = step(cast("Any", rig.backend), work, observation)
+                if outcome is None:
+                    continue
+                assert outcome.error is None, outcome.error
+                self.journal.write(f"output {work.rank}", outcome.result.output)
+                ended.append(outcome)
+                works.remove(work)
+            if not works:
+                return ended
+            self.clock.sleep(POLL_S)
+        raise AssertionError(f"they did not end: {works}")
+
+    def _mark(self) -> bool:
+        rig = self._rig()
+        mark_collected(cast("Any", rig.backend), rig.gather_work(), self.journal.entries["gather"]["collected"])
+        return True
