@@ -58,6 +58,8 @@ class PlanRankVolumes(RankJobOperator):
                 raise ConfigError(f"rendezvous=True: backend {volumes.backend.name} cannot do that yet; leave it out")
             if not plan.job.commands:
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
+            if volumes.backend.platform != "local":
+                _check_env(plan.job.env)
             volumes.backend.check(plan)
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
@@ -230,3 +232,15 @@ class DeleteRankVolumes(RankJobOperator):
         except Exception as exc:  # noqa: BLE001 - without an answer the nodes are ended all the same, and volumes kept
             self.log.warning("Could not ask what gather has collected (%s); keeping what only it can tell", exc)
             return []
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    """Refuse what Airflow masks: a cloud node's script is stored with the node, for everybody who may look at it."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
+
+    for name, value in env.items():
+        if value and redact(value, name) != value:
+            raise ConfigError(
+                f"env.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data in "
+                "clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
+            )
