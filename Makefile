@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-demo demo demo-aws test test-all lint format lock system-deps build clean
+.PHONY: help venv venv-demo demo demo-aws test test-all bench lint format lock system-deps build clean
 
 help: ## Show this help
 	@echo 'One block volume per rank for Airflow. Targets:'
@@ -47,6 +47,9 @@ test: venv ## Run the tests; PYTEST_ARGS='-k naming' picks some
 
 test-all: venv ## Run the tests at full size, slow ones too
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+bench: venv ## Print the figures of benchmarks/, each a ratio from one run
+	$(BIN)/python -m benchmarks.create_volumes
 
 lint: venv ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
