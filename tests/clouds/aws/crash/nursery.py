@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tests.clouds.aws.client import Double
 from tests.clouds.aws.crash.way import Journal, OnlyClock, Way, clients_of
@@ -30,12 +31,10 @@ def main() -> None:
         _say(os.waitpid(pid, 0)[1])
 
 
-def _child(double: Double, journal: Path, made: dict[str, object]) -> None:
+def _child(double: Double, journal: Path, made: dict[str, Any]) -> None:
     status = 1
     try:
-        way = Way(double, Journal(journal))
-        way.clients._clients.update(made)
-        way.go()
+        Way(double, Journal(journal), made).go()
         status = 0
     except BaseException:  # noqa: BLE001 - whatever it is, the child ends here, and the test sees it
         traceback.print_exc()

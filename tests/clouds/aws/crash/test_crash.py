@@ -21,7 +21,7 @@ import pytest
 
 from tests.clouds.aws.backend.kit import SETTLED_S, ZONE
 from tests.clouds.aws.client import Double
-from tests.clouds.aws.crash.way import OWNER, RANKS, Journal, Way
+from tests.clouds.aws.crash.way import OWNER, RANKS, Journal, OnlyClock, Way, clients_of
 
 _ROOT = Path(__file__).resolve().parents[4]
 DAY_S = 86_400.0
@@ -100,6 +100,12 @@ class Scene:
     folder: Path
     number: int = 0
 
+    def __post_init__(self) -> None:
+        # Clients take longer to make than most of what they are used for.
+        self.ec2, self.ssm = self.double.boto3("ec2"), self.double.boto3("ssm")
+        self.clients = clients_of(self.double, OnlyClock(self.double))
+        self.clients.get("ec2")
+
     def new(self) -> Path:
         """Be as new, and return the journal of a run that has not begun."""
         self.double.reset()
@@ -120,7 +126,7 @@ class Scene:
 
     def after(self, journal: Path) -> Way:
         """Return the run as those see it who come after the one that died."""
-        return Way(self.double, Journal(journal))
+        return Way(self.double, Journal(journal), self.clients._clients)
 
 
 @pytest.fixture(scope="module")
@@ -147,16 +153,14 @@ def points(scene: Scene) -> list[Point]:
     return found
 
 
-def strangers(double: Double) -> dict[str, Any]:
+def strangers(scene: Scene) -> dict[str, Any]:
     """Create volumes and an instance that are not ours, though they look like it; return what they are."""
-    ec2 = double.boto3("ec2")
+    double, ec2 = scene.double, scene.ec2
     named = [{"Name": f"data-volume-{rank}"} for rank in range(2)]
     other = {"rankvol:owner": "somebody", "rankvol:key": "0a1b2c3d", "rankvol:rank": "0", "rankvol:attempt": "0"}
     for tags in (*named, {"Name": "data-volume-0", **other}, {"Name": "rankvol", "rankvol:owner": OWNER}):
         ec2.create_volume(AvailabilityZone=ZONE, Size=1, VolumeType="gp3", TagSpecifications=specified("volume", tags))
-    image = double.boto3("ssm").get_parameter(
-        Name="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
-    )
+    image = scene.ssm.get_parameter(Name="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64")
     ec2.run_instances(
         ImageId=image["Parameter"]["Value"], InstanceType="m7i.large", MinCount=1, MaxCount=1,
         TagSpecifications=specified("instance", {"Name": "rankvol-0a1b2c3d-r0-a1", **other}),
@@ -199,7 +203,7 @@ def made_twice(double: Double) -> dict[str, set[str]]:
 
 def retried(scene: Scene, point: Point, when: str) -> None:
     journal = scene.new()
-    theirs = strangers(scene.double)
+    theirs = strangers(scene)
     scene.dies(point, when, journal)
     scene.nursery.begin(journal)
     assert scene.nursery.ends() == 0, f"the retry has failed; see {scene.folder}/nursery.log"
@@ -214,7 +218,7 @@ def retried(scene: Scene, point: Point, when: str) -> None:
 
 def torn_down(scene: Scene, point: Point, when: str) -> None:
     journal = scene.new()
-    theirs = strangers(scene.double)
+    theirs = strangers(scene)
     scene.dies(point, when, journal)
     after = scene.after(journal)
     kept = after.teardown().kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -80,16 +80,22 @@ class Journal:
 
 @dataclass
 class Way:
-    """The stages of a run on the double, with one volume and one node per rank."""
+    """The stages of a run on the double, with one volume and one node per rank.
+
+    Args:
+        made: boto3 clients to use, where somebody has made them.
+    """
 
     double: Double
     journal: Journal
+    made: Mapping[str, Any] = field(default_factory=dict)
     clock: OnlyClock = field(init=False)
     clients: Clients = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = OnlyClock(self.double)
         self.clients = clients_of(self.double, self.clock)
+        self.clients._clients.update(self.made)
 
     def go(self) -> None:
         """Do all stages that are not done."""
