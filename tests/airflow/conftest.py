@@ -1,15 +1,38 @@
-"""Fixtures for tests that run real DAGs on the local backend."""
+"""Fixtures for tests that run real DAGs, each on every backend whose nodes can really run here."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.airflow.grounds import AwsGround, Ground, LocalGround
 from tests.airflow.harness import DagBench, initialise
+from tests.clouds.aws.client import Double
+from tests.clouds.nodes.host import why_not
+
+_HERE = Path(__file__).parent
+# What a normal run does on EC2 as well: one body for each shape of a failure, and a small gang.
+_QUICK_ON_AWS = "test_failure_shapes.py"
+_SLOW_ON_AWS = (
+    "test_a_failed_rank_logs_its_exit_code_and_the_tail_of_its_log",
+    "test_a_rank_cleared_after_its_siblings_volumes_had_gone_says_to_clear_the_group",
+    "test_a_failed_plan_creates_nothing_and_names_the_field",
+    "test_overlapping_runs_have_volumes_of_their_own",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of a normal run what takes long on EC2, and what is known from the other bodies there."""
+    for item in items:
+        if item.path.parent != _HERE or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        params = item.callspec.params
+        shape = item.path.name == _QUICK_ON_AWS and item.originalname not in _SLOW_ON_AWS
+        if params.get("ground") == "aws" and not shape and params.get("nodes") != 4:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -18,18 +41,31 @@ def dags_folder() -> Path:
     return initialise()
 
 
+@pytest.fixture(scope="session")
+def _double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+    """One double of EC2 for all tests of a worker; its nodes really run."""
+    with Double(tmp_path_factory.mktemp("ec2"), nodes=True) as double:
+        yield double
+
+
+@pytest.fixture(params=["local", "aws"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
+    """The cloud of the default connection, empty."""
+    if request.param == "local":
+        return LocalGround(tmp_path, monkeypatch)
+    if why_not():
+        pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
+    return AwsGround(request.getfixturevalue("_double"), monkeypatch)
+
+
 @pytest.fixture
 def bench(
-    dags_folder: Path,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    dags_folder: Path, request: pytest.FixtureRequest, ground: Ground, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[DagBench]:
-    """A bench with a state directory of its own; its DAG files go with the test, and no resource may stay."""
-    extra = {"state_dir": str(tmp_path / "state"), "mode": "directory", "poll_interval": 0.05}
-    monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps({"conn_type": "rankvol_local", "extra": extra}))
+    """A bench on that cloud; its DAG files go with the test, and nothing may stay but what the test has looked at."""
     name = re.sub(r"\W+", "_", request.node.name)[:60]
-    yield DagBench(dags_folder, name, lambda: "".join(capfd.readouterr()))
+    bench = DagBench(dags_folder, name, ground, lambda: "".join(capfd.readouterr()))
+    yield bench
     for path in dags_folder.glob(f"{name}_*.py"):
         path.unlink()
+    bench.check_left()

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from sqlalchemy import select
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.hooks import get_backend, get_owner
 from airflow_rankvol.records import Observation
+from tests.airflow.grounds import Ground
 
 _HEAD = """\
 from datetime import timedelta
@@ -36,6 +38,7 @@ from airflow.sdk import DAG, Param
 from airflow_rankvol import NodeTemplate, VolumeTemplate, rank_job
 """
 _numbers = itertools.count()
+_PATIENCE_S = 10.0
 
 
 @dataclass
@@ -80,10 +83,20 @@ def _short(ti: TaskInstance) -> str:
 class DagBench:
     """Writes DAG files, runs them, clears tasks of their runs, and looks at what they left."""
 
-    def __init__(self, folder: Path, prefix: str, read_output: Callable[[], str] = str) -> None:
+    def __init__(
+        self, folder: Path, prefix: str, ground: Ground | None = None, read_output: Callable[[], str] = str
+    ) -> None:
         self.folder = folder
         self.prefix = prefix
+        self._ground = ground
         self._read_output = read_output
+        self._seen: dict[str, set[str]] = {}
+
+    @property
+    def ground(self) -> Ground:
+        """The cloud that the jobs run on."""
+        assert self._ground is not None
+        return self._ground
 
     def write(self, body: str, dag_id: str | None = None) -> Any:
         """Write a DAG file and load it. In the body, ``DAG_ID`` stands for the id."""
@@ -191,9 +204,19 @@ class DagBench:
         return get_backend()
 
     def left(self, dag: Any) -> Observation:
-        """Return every volume and node that runs of this DAG have left."""
+        """Return every volume and node that runs of this DAG have left; what is seen last may stay."""
         backend = get_backend()
-        return backend.list_owned(Selector(owner=get_owner("rankvol_default", backend), dag=dag.dag_id))
+        found = backend.list_owned(Selector(owner=get_owner("rankvol_default", backend), dag=dag.dag_id))
+        self._seen[dag.dag_id] = {volume.id for volume in found.volumes} | {node.id for node in found.nodes}
+        return found
+
+    def check_left(self) -> None:
+        """See that nothing is there but what the test has seen last."""
+        expected = sorted(set[str]().union(*self._seen.values()))
+        deadline = time.monotonic() + _PATIENCE_S
+        while (left := self.ground.left()) != expected:
+            assert time.monotonic() < deadline, f"left: {left}, expected: {expected}"
+            time.sleep(0.02)
 
 
 def _dag_run(run: Run, session: Any) -> DagRun:

@@ -1,4 +1,4 @@
-"""Goes on with a DAG run, and dies by SIGKILL when create_volumes makes its third volume."""
+"""Goes on with a DAG run, and dies by SIGKILL when create_volumes makes its third volume, after the other two."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 
-from airflow_rankvol.backends.local import LocalBackend
+from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.hooks import get_backend
 from tests.airflow.harness import DagBench, Run, initialise
 
 
@@ -17,14 +19,17 @@ def main(path: str, run_id: str) -> None:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    create = LocalBackend.create_volume
+    kind = type(get_backend())
+    create = kind.create_volume
 
-    def dying(self: LocalBackend, request):  # type: ignore[no-untyped-def]
+    def dying(self, request):  # type: ignore[no-untyped-def]
         if request.tags.rank == 2:
+            while len(self.list_owned(Selector(request.tags.owner, run=run_id)).volumes) < 2:
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
         return create(self, request)
 
-    LocalBackend.create_volume = dying  # type: ignore[method-assign]
+    kind.create_volume = dying  # type: ignore[method-assign]
     DagBench(initialise(), "killed").resume(Run(module.dag, run_id))
 
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.engine.teardown import TeardownReport
-from airflow_rankvol.errors import AuthDenied, QuotaExceeded
 from airflow_rankvol.records import from_iso
 from tests.airflow.harness import DagBench, Run
 
@@ -71,6 +69,7 @@ def test_a_failed_rank_logs_its_exit_code_and_the_tail_of_its_log(bench: DagBenc
     errors = run.log[run.log.index("[error ") :]
     assert "exit code 7" in errors
     assert "no space for rhubarb" in errors
+    assert kept_ranks(bench, run) == [0, 1]
 
 
 def test_a_failed_gather_keeps_the_volumes_and_is_mended_by_clearing_it(bench: DagBench) -> None:
@@ -153,9 +152,9 @@ def test_a_node_past_its_lifetime_is_ended_and_its_volume_kept(bench: DagBench) 
     assert kept_ranks(bench, run) == [0]
 
 
-def test_a_node_that_never_boots_fails_its_rank(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_never_boots_fails_its_rank(bench: DagBench) -> None:
     """After boot_timeout the node is removed, the rank fails and says so, and the volume stays."""
-    monkeypatch.setattr("airflow_rankvol.backends.local.start", lambda *_args, **_kwargs: None)
+    bench.ground.never_boot()
     run = bench.run(bench.job(nodes=1, node={"boot_timeout": "1s"}))
     assert run.states()["run_rank[0]"] == "failed"
     assert "did not come up with its volumes within 1 s" in run.log
@@ -167,14 +166,7 @@ def test_all_or_nothing_when_a_volume_cannot_be_created(
     bench: DagBench, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
     """Volume k of N fails: create fails with the reason, and no volume is left even before the teardown."""
-    create = LocalBackend.create_volume
-
-    def failing(self: LocalBackend, request):  # type: ignore[no-untyped-def]
-        if request.tags.rank == broken:
-            raise QuotaExceeded("no room for volume", backend="local", verb="create_volume", resource=request.name)
-        return create(self, request)
-
-    monkeypatch.setattr(LocalBackend, "create_volume", failing)
+    bench.ground.fail_create(broken)
     nothing = TeardownReport((), (), ())
     monkeypatch.setattr("airflow_rankvol.operators.teardown", lambda *_args, **_kwargs: nothing)
     run = bench.run(bench.job(nodes=3))
@@ -226,33 +218,20 @@ def test_a_rank_that_succeeded_does_not_compute_again_when_cleared(bench: DagBen
     assert again["reused"] is True
     assert again["output"] == before["output"]
     assert again["attempt"] == 2
+    assert kept_ranks(bench, run) == [0, 1]
 
 
 def test_a_teardown_that_cannot_delete_fails_the_run_and_names_what_stays(
-    bench: DagBench, monkeypatch: pytest.MonkeyPatch
+    bench: DagBench,
 ) -> None:
     """One volume cannot be deleted: the others go, the run fails, and the message names that one."""
-    delete = LocalBackend.delete_volume
-
-    def failing(self: LocalBackend, volume_id, guard):  # type: ignore[no-untyped-def]
-        volume = next(v for v in self.list_owned(_everything(guard.owner)).volumes if v.id == volume_id)
-        if volume.tags and volume.tags.rank == 1:
-            raise AuthDenied("you may not delete this", backend="local", verb="delete_volume", resource=volume.name)
-        delete(self, volume_id, guard)
-
-    monkeypatch.setattr(LocalBackend, "delete_volume", failing)
+    bench.ground.fail_delete(1)
     run = bench.run(bench.job(nodes=3))
     assert run.states()["delete_volumes"] == "failed"
     assert run.state == "failed"
     (stays,) = bench.left(run.dag).volumes
     assert stays.name in run.log
     assert "you may not delete this" in run.log
-
-
-def _everything(owner: str):  # type: ignore[no-untyped-def]
-    from airflow_rankvol.backends.base import Selector
-
-    return Selector(owner=owner)
 
 
 @pytest.mark.parametrize("nodes", [0, 1025])
@@ -294,6 +273,7 @@ def test_a_rank_cleared_after_its_siblings_volumes_had_gone_says_to_clear_the_gr
     again = bench.resume(run)
     assert again.states()["gather"] == "failed"
     assert "Clear the whole task group" in again.log
+    assert 0 in kept_ranks(bench, again)
 
 
 def test_a_failed_plan_creates_nothing_and_names_the_field(bench: DagBench) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends.local import LocalBackend
 from tests.airflow.harness import DagBench, Run
 
 RESULT = "echo '{\"rank\": '$NODE_RANK', \"of\": '$NODES_NUM'}' > $RANKVOL_RESULT"
@@ -80,6 +78,7 @@ def test_deferred_and_not_deferred_give_the_same_results_and_states(bench: DagBe
         task = f"run_rank[{rank}]"
         assert _comparable(runs[True].xcom(task)) == _comparable(runs[False].xcom(task))
     assert runs[True].xcom("gather") == runs[False].xcom("gather")
+    assert len({len(bench.left(run.dag).volumes) for run in runs.values()}) == 1
 
 
 def test_all_spellings_of_the_rank_survive_jinja(bench: DagBench) -> None:
@@ -119,17 +118,15 @@ def test_a_shell_length_expansion_gets_an_error_that_names_raw(bench: DagBench) 
     assert run.xcom("gather") == [4]
 
 
-def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: DagBench, tmp_path: Path) -> None:
+def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: DagBench) -> None:
     """files lie in the working directory, env is templated per rank, and a secret is read on the node only."""
     (bench.folder / "tool.sh").write_text('echo "{\\"shard\\": \\"$SHARD\\", \\"length\\": ${#TOKEN}}"\n')
-    secret = tmp_path / "token"
-    secret.write_text("s3cr3t-rhubarb")
-    secret.chmod(0o600)
     run = bench.run(
         bench.job(
             files={"bin/tool.sh": "tool.sh"},
             env={"SHARD": "{{ dag.dag_id }}/${{ node_rank }}"},
-            secret_env={"TOKEN": str(secret)},
+            secret_env={"TOKEN": bench.ground.secret("s3cr3t-rhubarb")},
+            node=bench.ground.secret_fields,
             commands=["bash bin/tool.sh > $RANKVOL_RESULT"],
         )
     )
@@ -139,14 +136,15 @@ def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: Dag
     assert "s3cr3t-rhubarb" not in json.dumps([run.xcom(f"run_rank[{rank}]") for rank in (0, 1)])
 
 
-def test_a_rendezvous_of_twenty_runs_in_dag_test_without_a_deadlock(bench: DagBench) -> None:
-    """dag.test() runs one task at a time; the first launches the whole gang, and all twenty meet."""
+@pytest.mark.parametrize("nodes", [4, 20])
+def test_a_rendezvous_runs_in_dag_test_without_a_deadlock(bench: DagBench, nodes: int) -> None:
+    """dag.test() runs one task at a time; the first launches the whole gang, and all of it meet."""
     commands = [
-        '[ "$(echo "$NODES_IPS" | sort -u | wc -l)" = 20 ]',
+        f'[ "$(echo "$NODES_IPS" | sort -u | wc -l)" = {nodes} ]',
         '[ "$(echo "$NODES_IPS" | sed -n $((NODE_RANK + 1))p)" = $NODE_IP ]',
         'echo \\"$MASTER_ADDR:$MASTER_PORT\\" > $RANKVOL_RESULT',
     ]
-    run = bench.run(bench.job(nodes=20, rendezvous=True, commands=commands))
+    run = bench.run(bench.job(nodes=nodes, rendezvous=True, commands=commands))
     assert run.state == "success", run.log
     assert len(set(run.xcom("gather"))) == 1
     assert _nothing_left(bench, run)
@@ -169,6 +167,8 @@ def test_one_ranks_failure_ends_the_gang_and_retries_restart_it_as_one(bench: Da
 
 def test_without_any_connection_a_job_runs_on_this_machine(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """rankvol_default need not be defined."""
+    if bench.ground.name != "local":
+        pytest.skip("a job without a connection runs on this machine, whatever clouds there are")
     monkeypatch.delenv("AIRFLOW_CONN_RANKVOL_DEFAULT")
     run = bench.run(bench.job(commands=[RESULT]))
     assert run.state == "success"
@@ -213,10 +213,8 @@ def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
 
 def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: DagBench) -> None:
     """Global scope adopts what exists: never formatted, kept by default and after a failure, then deleted by name."""
-    backend = cast(LocalBackend, bench.backend())
     for rank in (0, 1):
-        made = backend.add_untagged_volume(f"lake-{rank}", 0.03125)
-        (backend.state_dir / "volumes" / made.id / "data" / "seen").write_text(f"from {rank}")
+        bench.ground.add_volume(f"lake-{rank}", "seen", f"from {rank}")
     volumes = ["lake-${NODE_RANK}:/lake"]
     commands = ["cat $VOLUME_PATH/seen"]
     template: dict[str, Any] = {"size": "32MB", "scope": "global"}
@@ -237,11 +235,9 @@ def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: 
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_gather_splits_where_a_node_cannot_hold_all_volumes(
-    bench: DagBench, monkeypatch: pytest.MonkeyPatch, deferrable: bool
-) -> None:
+def test_gather_splits_where_a_node_cannot_hold_all_volumes(bench: DagBench, deferrable: bool) -> None:
     """Each part is a node of its own, which sees its share; the result is the list of theirs."""
-    monkeypatch.setattr(LocalBackend, "max_volumes", lambda _self, _template: 2)
+    bench.ground.limit_gather(2)
     gather = 'echo "{\\"$GATHER_PART/$GATHER_PARTS\\": \\"$(ls $RANKS_PATH | xargs)\\"}" > $RANKVOL_RESULT'
     run = bench.run(bench.job(nodes=5, commands=[RESULT], gather=[gather], deferrable=deferrable))
     assert run.state == "success", run.log
@@ -249,9 +245,9 @@ def test_gather_splits_where_a_node_cannot_hold_all_volumes(
     assert _nothing_left(bench, run)
 
 
-def test_one_failed_part_fails_gather_and_keeps_the_volumes(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_part_fails_gather_and_keeps_the_volumes(bench: DagBench) -> None:
     """What another part had read was not stored, so nothing is deleted; cleared, it gathers all."""
-    monkeypatch.setattr(LocalBackend, "max_volumes", lambda _self, _template: 1)
+    bench.ground.limit_gather(1)
     first = bench.job(nodes=2, commands=[RESULT], gather=["[ $GATHER_PART = 0 ]"])
     run = bench.run(first)
     assert run.state == "failed"

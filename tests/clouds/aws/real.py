@@ -98,6 +98,8 @@ class RealNodes(Nodes):
     def started(self, instance: Instance) -> None:
         """Boot it, with the volumes that it was launched with."""
         content = Metadata(self._world, instance)
+        settings = self._world.settings
+        endpoint = {"AWS_ENDPOINT_URL": f"http://{ENDPOINT}:{ENDPOINT_PORT}", "AWS_REGION": REGION}
         spec = NodeSpec(
             id=instance.id,
             user_data=instance.user_data or b"#!/bin/sh\n",
@@ -105,10 +107,10 @@ class RealNodes(Nodes):
             metadata=content,
             # Whoever signs a URL of S3's outside of the nodes knows the endpoint by the second address.
             links=(Link(ENDPOINT, ENDPOINT_PORT, self.port), Link("127.0.0.1", self.port, self.port)),
-            environment={"AWS_ENDPOINT_URL": f"http://{ENDPOINT}:{ENDPOINT_PORT}", "AWS_REGION": REGION},
+            environment=endpoint | settings.node_environment,
             layers={**self._layers, **self._more_layers.get(instance.facts["ImageId"], {})},
             issue="Amazon Linux 2023",
-            minute_s=self._world.settings.minute_s,
+            minute_s=settings.minute_s,
         )
         self._lanes.put(instance.id, lambda: self._launch(instance, spec))
 

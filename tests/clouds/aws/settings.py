@@ -15,6 +15,7 @@ class Settings:
     ``terminated_listed_s`` and ``console_kept_s`` are about an hour on EC2; a terminated instance loses its tags
     some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
     ``minute_s`` is how long a minute of ``shutdown -h +MINUTES`` lasts on nodes that really run.
+    ``node_environment`` is set for the user data of nodes that really run, so that tests can shorten their pauses.
     ``bucket_scale`` multiplies both capacity and refill of the request buckets; 0 switches them off.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     token_kept_s: float = 12 * 3600.0
     spot_notice_s: float = 120.0
     minute_s: float = 60.0
+    node_environment: dict[str, str] = field(default_factory=dict)
     bucket_scale: float = 1.0
     latency_s: dict[str, float] = field(default_factory=dict)
     volume_quota: int = 5000
@@ -45,4 +47,4 @@ class Settings:
         for name, value in changes.items():
             if name not in known:
                 raise ValueError(f"unknown setting {name!r}, expected one of {', '.join(known)}")
-            setattr(self, name, dict(value) if name == "latency_s" else type(getattr(self, name))(value))
+            setattr(self, name, type(getattr(self, name))(value))
