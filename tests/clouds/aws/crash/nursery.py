@@ -1,4 +1,4 @@
-"""``python -m tests.clouds.aws.crash.nursery URL``: does ways in child processes of its own, one after the other.
+"""``python -m tests.clouds.aws.crash.nursery URL [--real]``: does ways in child processes, one after the other.
 
 Each line that it reads is the path of a journal; it answers with the pid of the child that goes on from there, and with
 the child's wait status once that has ended. What takes long, the imports and the clients, is done before the fork.
@@ -34,7 +34,7 @@ def main() -> None:
 def _child(double: Double, journal: Path, made: dict[str, Any]) -> None:
     status = 1
     try:
-        Way(double, Journal(journal), made).go()
+        Way(double, Journal(journal), made, "--real" in sys.argv).go()
         status = 0
     except BaseException:  # noqa: BLE001 - whatever it is, the child ends here, and the test sees it
         traceback.print_exc()

@@ -33,6 +33,9 @@ from tests.unit.engine.engine_kit import Rig, a_plan
 OWNER = "lab"
 RANKS = 4
 POLL_S = 5.0
+#: What nodes that really run do; disks.py stands in for it otherwise.
+COMMAND = 'echo "{\\"rank\\": $NODE_RANK}" | tee "$VOLUME_PATH/part" > "$RANKVOL_RESULT"'
+GATHER = 'echo "[$(cat "$RANKS_PATH"/*/data_volume/part | paste -sd, -)]" > "$RANKVOL_RESULT"'
 
 
 class OnlyClock(Clock):
@@ -52,7 +55,14 @@ class OnlyClock(Clock):
         self._at = float(self._double("clock", advance_s=seconds))
 
 
-def clients_of(double: Double, clock: OnlyClock) -> Clients:
+class RealClock(Clock):
+    """The world's clock, for nodes that really run."""
+
+    def seconds(self) -> float:
+        return self.now().timestamp()
+
+
+def clients_of(double: Double, clock: OnlyClock | RealClock) -> Clients:
     """Return clients whose calls hang as long as the test wants."""
     config = {"retries": {"total_max_attempts": 1}, "read_timeout": 60}
     return Clients(settings(double, config_kwargs=config), Limiter(now=clock.seconds, sleep=clock.sleep))
@@ -84,18 +94,24 @@ class Way:
 
     Args:
         made: boto3 clients to use, where somebody has made them.
+        real: whether the nodes really run.
     """
 
     double: Double
     journal: Journal
     made: Mapping[str, Any] = field(default_factory=dict)
-    clock: OnlyClock = field(init=False)
+    real: bool = False
+    clock: OnlyClock | RealClock = field(init=False)
     clients: Clients = field(init=False)
 
     def __post_init__(self) -> None:
-        self.clock = OnlyClock(self.double)
+        self.clock = RealClock() if self.real else OnlyClock(self.double)
         self.clients = clients_of(self.double, self.clock)
         self.clients._clients.update(self.made)
+
+    @property
+    def _poll_s(self) -> float:
+        return 0.1 if self.real else POLL_S
 
     def go(self) -> None:
         """Do all stages that are not done."""
@@ -126,13 +142,18 @@ class Way:
             self.journal.write(name, act(self.journal.begin(name)))
 
     def _backend(self) -> AwsBackend:
-        backend = AwsBackend(self.clients, poll_interval_s=POLL_S, clock=self.clock, memory=Memory(self.clock.seconds))
+        backend = AwsBackend(
+            self.clients, poll_interval_s=self._poll_s, clock=self.clock, memory=Memory(self.clock.seconds)
+        )
         backend.concurrency = 1  # the order of the calls must not change
         return backend
 
     def _rig(self) -> Rig:
         node = NodeTemplate(machine_type="m7i.large", zones=(ZONE,))
-        rig = Rig(cast("Any", self._backend()), a_plan(RANKS, owner=OWNER, node=node))
+        commands: dict[str, Any] = {}
+        if self.real:
+            commands = {"commands": [COMMAND], "gather": [GATHER], "volume_template": {"size": "1GB"}}
+        rig = Rig(cast("Any", self._backend()), a_plan(RANKS, owner=OWNER, node=node, **commands))
         rig.slots = [Slot.from_dict(raw) for raw in self.journal.entries.get("create", ())]
         return rig
 
@@ -167,7 +188,7 @@ class Way:
     def _watch(self, works: list[Work]) -> list[Outcome]:
         rig = self._rig()
         ended: list[Outcome] = []
-        for _ in range(200):
+        for _ in range(1000):
             observation = rig.observe()
             for work in [*works]:
                 outcome = step(cast("Any", rig.backend), work, observation)
@@ -179,7 +200,7 @@ class Way:
                 works.remove(work)
             if not works:
                 return ended
-            self.clock.sleep(POLL_S)
+            self.clock.sleep(self._poll_s)
         raise AssertionError(f"they did not end: {works}")
 
     def _mark(self) -> bool:
