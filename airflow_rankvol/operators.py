@@ -216,22 +216,26 @@ class DeleteRankVolumes(RankJobOperator):
         except ConfigError as exc:
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
-        report = teardown(volumes.backend, group, plan, collected=self._collected(context))
+        problem: Exception | None = None
+        try:
+            collected = self._collected(context)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the nodes are ended first
+            self.log.warning("Could not ask what gather has collected: %s", exc)
+            collected, problem = [], exc
+        report = teardown(volumes.backend, group, plan, collected=collected, sure=problem is None)
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
         for kept in report.kept:
             until = f" until {kept.expiry}" if kept.expiry else ""
             self.log.warning("Kept volume %s (%s) of rank %d%s: %s", kept.name, kept.id, kept.rank, until, kept.reason)
+        if problem:
+            raise problem  # so that a retry, or a clear, deletes what it can then be sure of
         return report.to_dict()
 
     def _collected(self, context: Context) -> list[int] | None:
         """Return the ranks that gather has stored: none when it pushed nothing, None when nobody told where to look."""
         if self.collected is None:
             return None
-        try:
-            return list(resolved(self.collected, context) or ())
-        except Exception as exc:  # noqa: BLE001 - without an answer the nodes are ended all the same, and volumes kept
-            self.log.warning("Could not ask what gather has collected (%s); keeping what only it can tell", exc)
-            return []
+        return list(resolved(self.collected, context) or ())
 
 
 def _check_env(env: Mapping[str, str]) -> None:

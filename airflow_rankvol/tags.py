@@ -47,8 +47,11 @@ class Tags:
         if not raw.get(f"{TAG_PREFIX}owner") or not raw.get(f"{TAG_PREFIX}key"):
             return None
         values: dict[str, Any] = {item.name: raw.get(f"{TAG_PREFIX}{item.name}", "") for item in fields(cls)}
-        values["rank"] = int(values["rank"] or -1)
-        values["attempt"] = int(values["attempt"] or 0)
+        try:
+            values["rank"] = int(values["rank"] or -1)
+            values["attempt"] = int(values["attempt"] or 0)
+        except ValueError:
+            return None  # somebody has changed them: nothing may be concluded from the rest
         return cls(**values)
 
     def made_by(self, group: Group) -> bool:

@@ -29,7 +29,7 @@ from airflow_rankvol._fake import (
 )
 from airflow_rankvol._fake_cloud import Call, FakeCloud
 from airflow_rankvol._fake_faults import FakeClock, FaultScript, SimulatedCrash
-from airflow_rankvol.backends.base import Guard, NodeRequest, Selector, Stager, VolumeRequest
+from airflow_rankvol.backends.base import Guard, NodeRequest, Selector, Stager, VolumeRequest, check_held
 from airflow_rankvol.errors import NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume
 
@@ -146,9 +146,14 @@ class FakeBackend(FakeCloud):
 
         self._verb("delete_volume", self._name_of(volume_id), effect)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours."""
+        with self._lock:
+            for disk in filter(None, map(self._world.disks.get, volume_ids)):
+                check_held(disk.tags.used_by if disk.tags else "", held_by, tags, self.name, disk.name)
+            self._tag_volumes(volume_ids, tags)
 
+    def _tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         def tag(volume_id: str) -> None:
             disk = self._world.disks.get(volume_id)
             if disk is None:

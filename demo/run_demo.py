@@ -130,7 +130,10 @@ def sweep(conn_id: str) -> None:
     for run_id in ids:
         selector = Selector(get_owner(conn_id, backend), run=run_id)
         names = frozenset(volume.name for volume in backend.list_owned(selector).volumes)
-        reap(backend, selector, survey(backend, selector, lambda *_: RunState.ENDED, ReapRules(names=names)))
+        findings = survey(backend, selector, lambda *_: RunState.ENDED, ReapRules(names=names))
+        _, problems = reap(backend, selector, findings)
+        if problems:
+            raise RuntimeError(f"what run {run_id} has left could not be removed: {problems}")
         with create_session() as session:  # last: who is interrupted before finds it again
             session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=DagRunState.FAILED))
 

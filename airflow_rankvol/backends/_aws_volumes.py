@@ -22,7 +22,7 @@ from airflow_rankvol.backends._aws_view import (
     tags_dict,
     volume_of,
 )
-from airflow_rankvol.backends.base import Guard, VolumeRequest
+from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
@@ -87,6 +87,13 @@ class Volumes:
             if not gone or any(map(self.memory.just_made, gone)):
                 raise
             self._tag(left, tags)
+
+    def check_held(self, volume_ids: Sequence[str], held_by: str, tags: Mapping[str, str]) -> None:
+        """Raise VolumeConflict where somebody else was handed a volume; EC2 cannot compare and set at once."""
+        for raw in self._look(list(volume_ids)).values():
+            found = our_tags(raw) if raw else None
+            if raw and found:
+                check_held(found.used_by, held_by, tags, "aws", name_of(raw))
 
     def attach(self, volume_id: str, node_id: str) -> None:
         """Attach a volume to a running node, unless that is done or under way."""

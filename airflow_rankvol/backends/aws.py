@@ -145,8 +145,10 @@ class AwsBackend:
         """Start deleting a volume; absent is success."""
         self.volumes.delete(volume_id, guard)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours, a call for each thousand."""
+        if held_by is not None:
+            self.volumes.check_held(volume_ids, held_by, tags)
         self.volumes.tag(volume_ids, tags)
 
     def create_node(self, request: NodeRequest) -> Node:

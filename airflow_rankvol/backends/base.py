@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from airflow_rankvol.errors import NotOurs
+from airflow_rankvol.errors import NotOurs, VolumeConflict
 from airflow_rankvol.records import Attachment, Group, Node, Observation, Tags, Volume, utc_now
 from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 
@@ -66,6 +66,24 @@ class Guard:
             verb=verb,
             resource=name,
         )
+
+
+def check_held(found: str, held_by: str | None, tags: Mapping[str, str], backend: str, name: str) -> None:
+    """Raise VolumeConflict when another run was handed a volume since it was looked at.
+
+    Args:
+        found: the volume's ``rankvol:used_by``.
+        held_by: what it was, or None where that does not matter.
+        tags: what is to be set; what an earlier try has set already is no conflict.
+    """
+    if held_by is None or found in (held_by, tags.get("rankvol:used_by")):
+        return
+    raise VolumeConflict(
+        "another run was handed it at this very moment; it was not touched. Clear create_volumes once that one is over",
+        backend=backend,
+        verb="tag_volumes",
+        resource=name,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +174,13 @@ class Backend(Protocol):
     def delete_volume(self, volume_id: str, guard: Guard) -> None:
         """Start deleting a volume; absent is success, attached is VolumeBusy, foreign is NotOurs."""
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
-        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored."""
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored.
+
+        Args:
+            held_by: tag only while ``rankvol:used_by`` is this on each of them, else VolumeConflict and none is tagged.
+                At once where the backend can do that, else by a look right before.
+        """
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node; the one of that name is returned when it exists. May attach in the same call."""

@@ -20,7 +20,7 @@ from airflow_rankvol.backends._local_holding import Holding
 from airflow_rankvol.backends._local_launch import prepare, seen, start
 from airflow_rankvol.backends._local_life import Lives
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, mapped, new_id, write_json
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, NotOurs, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 
@@ -161,7 +161,7 @@ class LocalBackend:
             text = f"deleted, but its files in {gone} cannot be removed ({reason}). Remove them by hand"
             raise BackendError(text, backend=self.name, verb="delete_volume", resource=item.name)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours."""
         with mapped("tag_volumes", ", ".join(volume_ids)), self.store.lock():
             found = [item for item in map(self.store.volume, volume_ids) if item]
@@ -173,6 +173,8 @@ class LocalBackend:
                         verb="tag_volumes",
                         resource=item.name,
                     )
+            for item in found:
+                check_held(item.tags.get("rankvol:used_by", ""), held_by, tags, self.name, item.name)
             for item in found:
                 self.store.retag(item, tags)
 

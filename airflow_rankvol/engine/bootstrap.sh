@@ -215,9 +215,10 @@ rv_mark_rest() {
   local i dir
   for ((i = 1; i < ${#RV_AT[@]}; i++)); do
     dir=${RV_AT[i]}/.rankvol/$RV_KEY
-    mkdir -p "$dir" && { mv -f "$dir/pending" "$dir/record.mark" || : >"$dir/record.mark"; } && rv_sync "${RV_AT[i]}" ||
-      return
+    mv -f "$dir/pending" "$dir/record.mark" || { mkdir -p "$dir" && : >"$dir/record.mark"; }
+    rv_sync "${RV_AT[i]}"
   done 2>/dev/null
+  return 0 # only the reaper looks at it
 }
 
 rv_mount_rank() {

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend
 from airflow_rankvol.engine.calls import patiently
-from airflow_rankvol.errors import BackendError, VolumeConflict
+from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedVolume
 from airflow_rankvol.records import Group, Observation, Tags, Volume, to_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope, VolumeTemplate
@@ -32,6 +32,13 @@ def check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], live
         if v.tags and v.tags.owner == group.owner and not v.tags.free_for(group)
     }
     for (dag, run), volume in claims.items():
+        if (dag, run) == (group.dag, group.run):
+            raise NotReady(
+                "another group of this run has it until its delete_volumes has ended",
+                backend=backend.name,
+                verb="create_volume",
+                resource=volume.label,
+            )
         if lives(dag, run):
             raise VolumeConflict(
                 f"it is in use by run {run} of DAG {dag}, which lives. Wait for its end (max_active_runs=1 does), or "
@@ -42,30 +49,40 @@ def check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], live
             )
 
 
-def of_our_making(group: Group, found: Mapping[str, tuple[Volume, bool]]) -> list[str]:
-    """Return the adopted volumes that another run of this owner made: they carry our tags and can be claimed."""
-    return [
-        volume.id
-        for volume, adopted in found.values()
-        if adopted and volume.tags and (volume.tags.owner, volume.tags.key) == (group.owner, group.global_key)
-    ]
+def hand_out(
+    backend: Backend, group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str], generation: int
+) -> None:
+    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new.
 
+    Those that outlive runs are taken only from the user that was looked at: two runs may come at the same moment.
 
-def hand_out(backend: Backend, group: Group, ids: Sequence[str], generation: int) -> None:
-    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new."""
-    if ids:
-        user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
-        tags = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
-        patiently(backend, backend.tag_volumes, ids, tags)
+    Args:
+        found: every volume of the plan by name, with whether it is adopted.
+        ids: those that are not adopted.
+    """
+    claimed: dict[str | None, list[str]] = {}
+    for volume, adopted in found.values():
+        tags = volume.tags
+        shared = tags is not None and tags.scope != Scope.RUN
+        # Adopted ones that another run of this owner made carry our tags and can be claimed.
+        ours = tags is not None and (tags.owner, tags.key) == (group.owner, group.global_key)
+        if volume.id in ids or (adopted and ours):
+            claimed.setdefault(tags.used_by if tags and shared else None, []).append(volume.id)
+    user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
+    tags_of_now = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
+    for held_by, volume_ids in claimed.items():
+        patiently(backend, backend.tag_volumes, volume_ids, tags_of_now, held_by=held_by)
 
 
 def renew(backend: Backend, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> None:
-    """Let volumes of an earlier try carry what the job says of their end now; the reaper reads only that."""
+    """Let volumes that were there carry what the job says of their end now: the reaper reads only that."""
     renewed: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for wanted in plan.volumes():
+        if wanted.name not in found:
+            continue
         volume, adopted = found[wanted.name]
         now = end_tags(backend, wanted.scope, wanted.template)
-        if not adopted and volume.tags and volume.tags.reclaim != now["rankvol:reclaim"]:
+        if not adopted and volume.tags:
             renewed.setdefault(tuple(now.items()), []).append(volume.id)
     for tags, ids in renewed.items():
         patiently(backend, backend.tag_volumes, ids, dict(tags))
@@ -78,6 +95,8 @@ def mark_kept(
     wanted: Mapping[str, PlannedVolume],
     collected: Collection[int] | None,
     problems: dict[str, str],
+    *,
+    sure: bool = True,
 ) -> None:
     """Tell the reaper what stays until when, before anything goes: the teardown may not come to its end.
 
@@ -88,14 +107,18 @@ def mark_kept(
         wanted: the plan's volumes by name.
         collected: ranks whose results gather has stored; None where only the tags tell.
         problems: what could not be marked is added, by name.
+        sure: whether ``collected`` is known; else what the tags say of it stays, for the next try.
     """
     marks: dict[tuple[tuple[str, str], ...], list[Volume]] = {}
     for volume in observation.volumes:
         if _stays(volume, group, wanted, collected):
-            marks.setdefault(tuple(_kept_tags(backend, volume, wanted).items()), []).append(volume)
-    for tags, volumes in marks.items():
+            tags = _kept_tags(backend, volume, wanted)
+            if not sure:
+                del tags["rankvol:collected"]
+            marks.setdefault(tuple(tags.items()), []).append(volume)
+    for items, volumes in marks.items():
         try:
-            patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], dict(tags))
+            patiently(backend, backend.tag_volumes, [volume.id for volume in volumes], dict(items))
         except BackendError as exc:
             problems |= {volume.label: f"it could not be marked as kept: {exc}" for volume in volumes}
 

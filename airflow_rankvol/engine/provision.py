@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
-from airflow_rankvol.engine.marks import check_claims, end_tags, hand_out, of_our_making, renew
+from airflow_rankvol.engine.marks import check_claims, end_tags, hand_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, LeakError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -34,7 +34,7 @@ def provision(
         lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
     Raises:
-        VolumeConflict: a name is taken, too small, or or in use by another run that lives.
+        VolumeConflict: a name is taken, too small, or in use by another run that lives.
         LeakError: the creation failed and some of its volumes could not be removed again.
     """
     group = group_of(plan)
@@ -46,8 +46,11 @@ def provision(
         slots = [_slot(slot, found) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
-        hand_out(backend, group, ids + of_our_making(group, found), generation)
-        renew(backend, plan, found)
+        check_claims(
+            backend, group, [volume for volume, _ in found.values()], lives
+        )  # another run may have been quicker
+        renew(backend, plan, {name: item for name, item in found.items() if name not in new})
+        hand_out(backend, group, found, ids, generation)
     except BaseException as exc:
         _roll_back(backend, group, new, made, generation, exc)
         raise

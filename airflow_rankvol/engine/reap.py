@@ -149,7 +149,10 @@ def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | N
 
 
 def _expired(tags: Tags, now: datetime) -> bool:
-    expiry = from_iso(tags.expiry)
+    try:
+        expiry = from_iso(tags.expiry)
+    except ValueError:  # somebody has changed it
+        return False
     return expiry is not None and expiry <= now
 
 

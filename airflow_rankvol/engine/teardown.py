@@ -62,6 +62,7 @@ def teardown(
     plan: Plan | None,
     *,
     collected: Collection[int] | None = None,
+    sure: bool = True,
     nodes_timeout_s: float = NODES_TIMEOUT_S,
     volumes_timeout_s: float = VOLUMES_TIMEOUT_S,
 ) -> TeardownReport:
@@ -71,6 +72,7 @@ def teardown(
         plan: the job's plan, whose policies win over those written in the tags at creation; None when there is none.
         collected: ranks whose results gather has stored; the tags alone count when it is None. Adopted volumes carry no
             such tag, so they stay then.
+        sure: whether ``collected`` could be asked; else the tags keep their word for the next try.
 
     Raises:
         LeakError: naming every node and volume that should have gone and is still there.
@@ -79,7 +81,7 @@ def teardown(
     observation = patiently(backend, backend.observe, group)
     problems: dict[str, str] = {}
     own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    mark_kept(backend, group, observation, wanted, collected, problems)
+    mark_kept(backend, group, observation, wanted, collected, problems, sure=sure)
     nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
     observation = patiently(backend, backend.observe, group)
     doomed: list[tuple[Volume, Guard]] = []
@@ -218,9 +220,15 @@ def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | No
 
     if volume.attached_to and volume.attached_to not in own:
         return kept(f"{volume.attached_to}, a node of another run")
-    if tags.key not in group.keys or tags.free_for(group):
+    ours = tags.used_by == group.key or (never_handed_out(tags) and tags.made_by(group) and tags.free_for(group))
+    if tags.key not in group.keys or ours:
         return None
-    return Kept(volume.name, volume.id, tags.rank, f"handed out to run {tags.used_run} of DAG {tags.used_dag} last")
+    last = (
+        f"handed out to run {tags.used_run} of DAG {tags.used_dag} last"
+        if tags.used_by
+        else "not handed out to this run"
+    )
+    return Kept(volume.name, volume.id, tags.rank, last)
 
 
 def _adopted_verdict(

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_rankvol.backends.base import VolumeRequest
 from airflow_rankvol.engine.provision import provision
+from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
@@ -19,6 +20,7 @@ from airflow_rankvol.errors import (
     Throttled,
     VolumeConflict,
 )
+from airflow_rankvol.plan import RunIdentity, make_plan
 from airflow_rankvol.records import Volume, VolumeState
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
 
@@ -335,3 +337,46 @@ def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -
     assert {name: disk.tags for name, disk in backend.volumes.items()} == before
     assert provision(backend, first.plan, generation=2, lives=lives)  # its own claim is no conflict
     assert provision(backend, second.plan, generation=1)  # and that of a run that has ended neither
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "left by an earlier run"])
+def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes(there: bool) -> None:
+    """Both have looked, and seen no claim; the one that marks first has them all."""
+    backend = FakeBackend()
+    template = {"scope": "dag"}
+    if there:
+        a_rig(2, backend=backend, run="earlier", volume_template=template).teardown()
+    slow, quick = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("slow", "quick"))
+    tag_volumes = backend.tag_volumes
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
+        quick.create()
+        tag_volumes(*args, **kwargs)
+
+    backend.tag_volumes = late  # type: ignore[method-assign]
+    with pytest.raises(VolumeConflict, match="at this very moment"):
+        slow.create()
+    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
+    assert len(backend.volumes) == 2
+    slow.teardown()
+    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
+
+
+def test_another_group_of_the_same_run_waits_for_its_turn() -> None:
+    backend = FakeBackend()
+    first = a_rig(1, backend=backend, volume_template={"scope": "global"})
+    plan = make_plan(first.plan.job, RunIdentity("me", "dag", "run-1", "others"))
+    with pytest.raises(NotReady, match="another group of this run"):
+        provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
+    first.teardown()
+    assert provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
+
+
+def test_creating_again_gives_volumes_their_whole_expiry() -> None:
+    rig = a_rig(2, volume_template={"expiry": "1h"})
+    rig.backend.clock.sleep(3000)
+    changed = Rig(rig.backend, a_plan(2, volume_template={"expiry": "7d"}))
+    changed.create(generation=2)
+    rig.backend.clock.sleep(86_400)
+    assert rig.reap(RunState.UNKNOWN) == ([], {})

@@ -11,7 +11,7 @@ import pytest
 from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.teardown import teardown
-from airflow_rankvol.errors import AuthDenied, LeakError, Throttled, VolumeBusy
+from airflow_rankvol.errors import AuthDenied, LeakError, QuotaExceeded, Throttled, VolumeBusy
 from airflow_rankvol.records import from_iso
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, fails, hangs
 
@@ -398,3 +398,35 @@ def test_creating_again_lets_volumes_carry_the_policy_that_the_job_has_now() -> 
     assert {(disk.tags.reclaim, disk.tags.expiry) for disk in rig.backend.volumes.values() if disk.tags} == {
         ("retain", "")
     }
+
+
+def test_a_run_that_was_never_handed_a_shared_volume_does_not_delete_it() -> None:
+    """Its create failed; its teardown runs all the same."""
+    backend = FakeBackend()
+    a_rig(1, backend=backend, dag="x", volume_template={"scope": "global"}).teardown()
+    deleting = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+    other = Rig(backend, a_plan(2, dag="y", volume_template=deleting))
+    backend.faults.fail("create_volume", QuotaExceeded)
+    with pytest.raises(QuotaExceeded):
+        other.create()
+    assert [kept.reason for kept in other.teardown().kept] == ["not handed out to this run"]
+    assert list(backend.volumes) == ["data-volume-0"]
+
+
+def test_a_run_that_got_nothing_does_not_delete_what_another_one_is_creating() -> None:
+    backend = FakeBackend()
+    template = {"scope": "dag", "reclaim": "delete_always"}
+    maker = Rig(backend, a_plan(2, run="a", volume_template=template))
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        maker.create()
+    backend.revive()
+    assert Rig(backend, a_plan(2, run="b", volume_template=template)).teardown().deleted == ()
+    assert len(maker.teardown().deleted) == 2
+
+
+def test_what_could_not_be_asked_keeps_its_mark_for_the_next_try() -> None:
+    rig = a_finished_rig()
+    first = teardown(rig.backend, rig.group, rig.plan, collected=(), sure=False)
+    assert (len(first.kept), first.deleted) == (2, ())
+    assert len(teardown(rig.backend, rig.group, rig.plan, collected=(0, 1)).deleted) == 2
