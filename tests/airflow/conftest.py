@@ -15,13 +15,15 @@ from tests.clouds.nodes.host import why_not
 
 _HERE = Path(__file__).parent
 # What a normal run does on EC2 as well: one body for each shape of a failure, and a small gang.
-_QUICK_ON_AWS = "test_failure_shapes.py"
-_SLOW_ON_AWS = (
+_QUICK_ON_AWS = ("test_failure_shapes.py", "test_cut_off.py", "test_on_ec2.py")
+_SLOW_ON_AWS = {
     "test_a_failed_rank_logs_its_exit_code_and_the_tail_of_its_log",
     "test_a_rank_cleared_after_its_siblings_volumes_had_gone_says_to_clear_the_group",
     "test_a_failed_plan_creates_nothing_and_names_the_field",
     "test_overlapping_runs_have_volumes_of_their_own",
-)
+    "test_a_retry_finds_the_files_of_the_attempt_before[aws-False]",
+    "test_all_or_nothing_when_a_volume_cannot_be_created[aws-0]",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent != _HERE or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
         params = item.callspec.params
-        shape = item.path.name == _QUICK_ON_AWS and item.originalname not in _SLOW_ON_AWS
+        shape = item.path.name in _QUICK_ON_AWS and not {item.name, item.originalname} & _SLOW_ON_AWS
         if params.get("ground") == "aws" and not shape and params.get("nodes") != 4:
             item.add_marker(pytest.mark.slow)
 

@@ -31,11 +31,13 @@ class Ground(Protocol):
     Attributes:
         name: ``local`` or ``aws``.
         boot_timeout: seconds in which a node that comes up at all has come up.
+        looks_inside: whether anybody but a node can tell what lies on a volume.
         secret_fields: fields of a job's node that may read secrets.
     """
 
     name: str
     boot_timeout: int
+    looks_inside: bool
     secret_fields: dict[str, Any]
 
     def fail_create(self, rank: int) -> None:
@@ -65,6 +67,7 @@ class LocalGround:
 
     name = "local"
     boot_timeout = 1
+    looks_inside = True
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.secret_fields: dict[str, Any] = {}
@@ -125,6 +128,7 @@ class AwsGround:
 
     name = "aws"
     boot_timeout = 5
+    looks_inside = False
 
     def __init__(self, double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
         self.secret_fields: dict[str, Any] = {"instance_profile": "nodes"}

@@ -23,7 +23,7 @@ from airflow.sdk import timezone
 from airflow.sdk.definitions.dag import _run_task
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.session import create_session
-from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow.utils.state import DagRunState, State, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import select
 
@@ -177,6 +177,14 @@ class DagBench:
             for ti in DagRun.fetch_task_instances(run.dag.dag_id, run.run_id, session=session):
                 if ti.state in (TaskInstanceState.RUNNING, TaskInstanceState.QUEUED):
                     ti.state = TaskInstanceState.FAILED
+
+    def time_out(self, run: Run) -> None:
+        """Fail the run and skip what has not ended, as the scheduler does after ``dagrun_timeout``."""
+        with create_session() as session:
+            for ti in DagRun.fetch_task_instances(run.dag.dag_id, run.run_id, session=session):
+                if ti.state not in State.finished:
+                    ti.state = TaskInstanceState.SKIPPED
+            _dag_run(run, session).state = DagRunState.FAILED
 
     def resume(self, run: Run, dag: Any | None = None) -> Run:
         """Go on with a run (after a clear, or with a changed DAG) in the loop of ``dag.test()``."""

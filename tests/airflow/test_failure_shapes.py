@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -173,28 +168,6 @@ def test_all_or_nothing_when_a_volume_cannot_be_created(
     assert run.states()["create_volumes"] == "failed"
     assert "no room for volume" in run.log
     assert kept_ranks(bench, run) == []
-
-
-def test_what_a_killed_create_had_made_is_deleted(bench: DagBench, tmp_path: Path) -> None:
-    """Create's process is killed after two of three volumes: the teardown finds them by tag and removes them."""
-    dag = bench.job(nodes=3)
-    script = Path(__file__).with_name("kill_in_create.py")
-    run = bench.start(dag)
-    ended = subprocess.run(
-        [sys.executable, str(script), dag.fileloc, run.run_id],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stdout + ended.stderr
-    assert kept_ranks(bench, run) == [0, 1]
-
-    bench.fail_running(run)
-    mended = bench.resume(run)
-    assert mended.state == "failed"
-    assert mended.states()["delete_volumes"] == "success"
-    assert kept_ranks(bench, mended) == []
 
 
 @pytest.mark.parametrize("deferrable", [True, False])

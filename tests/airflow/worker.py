@@ -1,4 +1,7 @@
-"""Goes on with a DAG run, and dies by SIGKILL when create_volumes makes its third volume, after the other two."""
+"""Goes on with a DAG run in a process of its own: ``worker.py DAG_FILE RUN_ID [die-in-create]``.
+
+With ``die-in-create`` it dies by SIGKILL when create_volumes makes its third volume, after the other two.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,7 @@ from airflow_rankvol.hooks import get_backend
 from tests.airflow.harness import DagBench, Run, initialise
 
 
-def main(path: str, run_id: str) -> None:
-    spec = importlib.util.spec_from_file_location("killed_dag", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def die_in_create(run_id: str) -> None:
     kind = type(get_backend())
     create = kind.create_volume
 
@@ -30,7 +28,17 @@ def main(path: str, run_id: str) -> None:
         return create(self, request)
 
     kind.create_volume = dying  # type: ignore[method-assign]
-    DagBench(initialise(), "killed").resume(Run(module.dag, run_id))
+
+
+def main(path: str, run_id: str, how: str = "") -> None:
+    spec = importlib.util.spec_from_file_location("worker_dag", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if how == "die-in-create":
+        die_in_create(run_id)
+    DagBench(initialise(), "worker").resume(Run(module.dag, run_id))
 
 
 if __name__ == "__main__":

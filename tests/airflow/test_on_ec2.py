@@ -1,0 +1,33 @@
+"""What only EC2 can do to a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.airflow.grounds import AwsGround
+from tests.airflow.harness import DagBench
+from tests.airflow.test_failure_shapes import kept_ranks
+
+
+@pytest.mark.parametrize("ground", ["aws"], indirect=True)
+def test_a_node_that_runs_but_whose_system_never_boots_is_ended_at_its_lifetime(
+    bench: DagBench, ground: AwsGround
+) -> None:
+    """EC2 calls it running and gives it its volume; nothing on it could arm a timer."""
+    ground.double("never_boot")
+    run = bench.run(bench.job(nodes=1, node={"lifetime": "2s"}))
+    assert run.states()["run_rank[0]"] == "failed"
+    assert "outlived its lifetime of 2 s" in run.log
+    assert kept_ranks(bench, run) == [0]
+
+
+@pytest.mark.parametrize("ground", ["aws"], indirect=True)
+def test_a_rank_whose_console_is_lost_goes_on_from_its_record(bench: DagBench, ground: AwsGround) -> None:
+    """Without a report the attempt counts as failed; its retry finds that all was done, and computes nothing."""
+    ground.double.fault("error", "GetConsoleOutput", code="InvalidInstanceID.NotFound", status=400, times=2)
+    commands = ["echo try >> $VOLUME_PATH/tries; wc -l < $VOLUME_PATH/tries > $RANKVOL_RESULT"]
+    run = bench.run(bench.job(nodes=1, commands=commands, rank_args={"retries": 1, "retry_delay": 0}))
+    assert run.state == "success", run.log
+    result = run.xcom("run_rank[0]")
+    assert (result["attempt"], result["reused"], result["output"]) == (2, True, 1)
+    assert kept_ranks(bench, run) == []
