@@ -143,4 +143,6 @@ def test_a_profile_that_may_not_write_fails_gather_and_keeps_the_volumes(backend
     assert "could not be copied to s3://bucket/results" in error
     assert "AccessDenied" in error
     job.end()
-    assert len(double.state()["volumes"]) == 1
+    # The node's boot disk goes with it, a moment later.
+    kept = double.wait(lambda state: len(state["volumes"]) == 1)["volumes"]
+    assert [volume["Size"] for volume in kept.values()] == [1]
