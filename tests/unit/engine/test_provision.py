@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends.base import VolumeRequest
-from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     AuthDenied,
@@ -20,8 +18,7 @@ from airflow_rankvol.errors import (
     Throttled,
     VolumeConflict,
 )
-from airflow_rankvol.plan import RunIdentity, make_plan
-from airflow_rankvol.records import Volume, VolumeState
+from airflow_rankvol.records import VolumeState
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -168,48 +165,6 @@ def test_a_volume_that_is_too_small_is_refused_with_both_sizes(scope: str) -> No
     assert len(backend.volumes) == 1
 
 
-def test_global_scope_adopts_what_exists_and_creates_the_rest() -> None:
-    backend = FakeBackend()
-    backend.add_volume("data-volume-1", size_gib=50)
-    rig = a_rig(3, backend=backend, volume_template={"scope": "global"})
-    assert [slot.volumes[0].adopted for slot in rig.slots] == [False, True, False]
-    assert rig.slots[1].volumes[0].size_gib == 50
-    assert backend.volumes["data-volume-1"].tags is None
-    assert backend.count("create_volume") == 2
-
-
-def test_a_global_volume_of_another_run_of_ours_is_adopted_and_claimed_but_stays_the_makers() -> None:
-    backend = FakeBackend()
-    a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
-    before = backend.volumes["data-volume-0"].tags
-    other = a_rig(1, backend=backend, run="run-2", volume_template={"scope": "global"})
-    assert other.slots[0].volumes[0].adopted
-    after = backend.volumes["data-volume-0"].tags
-    assert before is not None
-    assert after == before.with_(used_by=other.group.key, used_run="run-2")
-
-
-def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_slower_one() -> None:
-    backend = FakeBackend()
-    slower = Rig(backend, a_plan(1, run="run-2", volume_template={"scope": "global"}))
-    observe = backend.observe
-    beaten: list[bool] = []
-
-    def too_late(group: Any) -> Any:
-        seen = observe(group)
-        if not beaten:
-            beaten.append(True)
-            a_rig(1, backend=backend, run="run-1", volume_template={"scope": "global"})
-        return seen
-
-    backend.observe = too_late  # type: ignore[method-assign]
-    slower.create()
-    assert slower.slots[0].volumes[0].adopted
-    tags = backend.volumes["data-volume-0"].tags
-    assert tags is not None
-    assert tags.run == "run-1"
-
-
 def test_dag_scope_finds_the_volumes_of_the_run_before() -> None:
     backend = FakeBackend()
     one = a_rig(2, backend=backend, volume_template={"scope": "dag"})
@@ -294,83 +249,6 @@ def test_a_try_that_hung_does_not_roll_back_what_a_later_try_handed_out(monkeypa
     with pytest.raises(SystemExit):
         rig.create(generation=1)
     assert len(rig.backend.volumes) == 2
-
-
-def test_a_roll_back_leaves_what_another_run_was_handed_meanwhile() -> None:
-    """Both runs are at their first try; the volume outlives them."""
-    backend = FakeBackend()
-    template = {"scope": "dag"}
-    slow, quick = (
-        Rig(backend, a_plan(2, run="a", volume_template=template)),
-        Rig(backend, a_plan(1, run="b", volume_template=template)),
-    )
-    create, calls = backend.create_volume, []
-
-    def create_volume(request: VolumeRequest) -> Volume:
-        calls.append(request.name)
-        if len(calls) == 2:
-            quick.create()
-            raise QuotaExceeded("full")
-        return create(request)
-
-    backend.create_volume = create_volume  # type: ignore[method-assign]
-    with pytest.raises(QuotaExceeded):
-        slow.create()
-    assert [slot.volumes[0].id for slot in quick.slots] == [disk.id for disk in backend.volumes.values()]
-
-
-@pytest.mark.parametrize("scope", ["dag", "global"])
-def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -> None:
-    backend = FakeBackend()
-    first = a_rig(2, backend=backend, run="a", volume_template={"scope": scope})
-    second = Rig(backend, a_plan(2, run="b", volume_template={"scope": scope}))
-    before = {name: disk.tags for name, disk in backend.volumes.items()}
-    asked: list[tuple[str, str]] = []
-
-    def lives(dag: str, run: str) -> bool:
-        asked.append((dag, run))
-        return True
-
-    with pytest.raises(VolumeConflict, match="in use by run a of DAG dag, which lives"):
-        provision(backend, second.plan, generation=1, lives=lives)
-    assert asked == [("dag", "a")]
-    assert {name: disk.tags for name, disk in backend.volumes.items()} == before
-    assert provision(backend, first.plan, generation=2, lives=lives)  # its own claim is no conflict
-    assert provision(backend, second.plan, generation=1)  # and that of a run that has ended neither
-
-
-@pytest.mark.parametrize("there", [False, True], ids=["new", "left by an earlier run"])
-def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes(there: bool) -> None:
-    """Both have looked, and seen no claim; the one that marks first has them all."""
-    backend = FakeBackend()
-    template = {"scope": "dag"}
-    if there:
-        a_rig(2, backend=backend, run="earlier", volume_template=template).teardown()
-    slow, quick = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("slow", "quick"))
-    tag_volumes = backend.tag_volumes
-
-    def late(*args: Any, **kwargs: Any) -> None:
-        backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
-        quick.create()
-        tag_volumes(*args, **kwargs)
-
-    backend.tag_volumes = late  # type: ignore[method-assign]
-    with pytest.raises(VolumeConflict, match="at this very moment"):
-        slow.create()
-    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
-    assert len(backend.volumes) == 2
-    slow.teardown()
-    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
-
-
-def test_another_group_of_the_same_run_waits_for_its_turn() -> None:
-    backend = FakeBackend()
-    first = a_rig(1, backend=backend, volume_template={"scope": "global"})
-    plan = make_plan(first.plan.job, RunIdentity("me", "dag", "run-1", "others"))
-    with pytest.raises(NotReady, match="another group of this run"):
-        provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
-    first.teardown()
-    assert provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
 
 
 def test_creating_again_gives_volumes_their_whole_expiry() -> None:

@@ -11,7 +11,7 @@ import pytest
 from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.teardown import teardown
-from airflow_rankvol.errors import AuthDenied, LeakError, QuotaExceeded, Throttled, VolumeBusy
+from airflow_rankvol.errors import AuthDenied, LeakError, Throttled, VolumeBusy
 from airflow_rankvol.records import from_iso
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, fails, hangs
 
@@ -241,71 +241,12 @@ def test_a_volume_of_the_same_name_without_our_tags_is_never_touched() -> None:
     assert list(backend.volumes) == [taken]
 
 
-@pytest.mark.parametrize("policy", ["delete", "delete_always", "retain", "snapshot", None])
-def test_adopted_volumes_stay_whatever_the_policy(policy: str | None) -> None:
-    backend = FakeBackend()
-    backend.add_volume("data-volume-0")
-    rig = a_finished_rig(backend=backend, volume_template={"scope": "global", "reclaim": policy})
-    report = rig.teardown()
-    assert "data-volume-0" in backend.volumes
-    assert ("data-volume-0", "adopted, not made by this run") in [(kept.name, kept.reason) for kept in report.kept]
-
-
-@pytest.mark.parametrize(("collected", "goes"), [((0, 1), True), ((1,), False), ((), False)])
-def test_an_adopted_volume_goes_only_by_its_exact_name_and_after_its_results_were_collected(
-    collected: tuple[int, ...], goes: bool
-) -> None:
-    backend = FakeBackend()
-    for name in ("data-volume-0", "data-volume-01", "xdata-volume-0"):
-        backend.add_volume(name)
-    template = {"scope": "global", "reclaim": "delete", "delete_adopted": True}
-    rig = a_finished_rig(backend=backend, volume_template=template)
-    report = teardown(backend, rig.group, rig.plan, collected=collected)
-    assert ("data-volume-0" in report.deleted) is goes
-    assert {"data-volume-01", "xdata-volume-0"} <= set(backend.volumes)
-    assert ("data-volume-0" not in backend.volumes) is goes
-
-
 def test_a_teardown_costs_one_deletion_each_and_few_other_calls() -> None:
     rig = a_finished_rig(nodes=50)
     calls = len(rig.backend.calls)
     rig.teardown()
     assert 50 <= rig.backend.count("delete_volume") < 60  # some were still being detached
     assert len(rig.backend.calls) - calls < 50 + 51 + 20
-
-
-def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched() -> None:
-    template = {"scope": "dag", "reclaim": "delete_always"}
-    user = Rig(FakeBackend(endings={("rank", 0): hangs()}), a_plan(2, run="run-2", volume_template=template))
-    user.create()
-    work = user.begin(0)
-    assert user.launch(work) is None
-    user.until_attached(work)
-    ended = Rig(user.backend, a_plan(2, run="run-1", volume_template=template))
-    report = ended.teardown()
-    assert [(kept.rank, kept.reason.split("-")[0]) for kept in report.kept] == [
-        (0, "in use by node"),
-        (1, "handed out to run run"),
-    ]
-    assert [str(node.state) for node in user.observe().nodes] == ["running"]
-    assert report.deleted == ()
-
-
-@pytest.mark.parametrize("scope", ["dag", "global"])
-def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_on(scope: str) -> None:
-    """Two overlapping runs: volumes that outlive runs belong to the one that got them last."""
-    template = {"scope": scope, "reclaim": "delete", "delete_adopted": scope == "global"}
-    backend = FakeBackend()
-    earlier, later = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("run-1", "run-2"))
-    for rig in (earlier, later):
-        rig.create()
-        for rank in range(2):
-            assert rig.run_rank(rank).error is None
-    earlier.gather()
-    assert {kept.reason for kept in earlier.teardown().kept} == {"handed out to run run-2 of DAG dag last"}
-    assert later.gather().error is None
-    assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
-    assert not backend.volumes
 
 
 def test_what_an_earlier_gather_had_is_not_collected_once_a_later_one_failed() -> None:
@@ -348,17 +289,6 @@ def test_a_mark_that_cannot_be_set_is_named_and_everything_else_is_done() -> Non
     assert (len(backend.volumes), len(backend.nodes)) == (1, 0)
 
 
-def test_a_global_volume_is_not_the_own_of_another_dag_with_the_same_run_id() -> None:
-    """One schedule gives all DAGs the same run ids."""
-    template = {"scope": "global"}
-    maker = a_rig(1, backend=FakeBackend(), dag="x", run="scheduled__1", volume_template=template)
-    deleting = {**template, "reclaim": "delete_always"}
-    other = a_rig(1, backend=maker.backend, dag="y", run="scheduled__1", volume_template=deleting)
-    assert other.slots[0].volumes[0].adopted
-    assert other.teardown().deleted == ()
-    assert list(maker.backend.volumes) == ["data-volume-0"]
-
-
 def test_a_gang_that_runs_again_is_not_collected_by_the_gather_before() -> None:
     rig = a_gang(2, backend=FakeBackend())
     rig.until_end(*all_launched(rig))
@@ -368,14 +298,6 @@ def test_a_gang_that_runs_again_is_not_collected_by_the_gather_before() -> None:
     rig.backend.clock.sleep(60)
     assert rig.launch(rig.begin(0, 2)) is None
     assert {volume.tags.collected for volume in rig.observe().volumes if volume.tags} == {""}
-
-
-def test_a_volume_that_outlives_its_run_is_given_back_at_its_end() -> None:
-    rig = a_finished_rig(volume_template={"scope": "dag"})
-    assert {disk.tags.used_by for disk in rig.backend.volumes.values() if disk.tags} == {rig.group.key}
-    rig.teardown()
-    tags = [disk.tags for disk in rig.backend.volumes.values() if disk.tags]
-    assert {(found.used_by, found.used_dag, found.used_run) for found in tags} == {("", "", "")}
 
 
 @pytest.mark.parametrize(("before", "after"), [("delete", "retain"), ("delete_always", "delete")])
@@ -398,31 +320,6 @@ def test_creating_again_lets_volumes_carry_the_policy_that_the_job_has_now() -> 
     assert {(disk.tags.reclaim, disk.tags.expiry) for disk in rig.backend.volumes.values() if disk.tags} == {
         ("retain", "")
     }
-
-
-def test_a_run_that_was_never_handed_a_shared_volume_does_not_delete_it() -> None:
-    """Its create failed; its teardown runs all the same."""
-    backend = FakeBackend()
-    a_rig(1, backend=backend, dag="x", volume_template={"scope": "global"}).teardown()
-    deleting = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
-    other = Rig(backend, a_plan(2, dag="y", volume_template=deleting))
-    backend.faults.fail("create_volume", QuotaExceeded)
-    with pytest.raises(QuotaExceeded):
-        other.create()
-    assert [kept.reason for kept in other.teardown().kept] == ["not handed out to this run"]
-    assert list(backend.volumes) == ["data-volume-0"]
-
-
-def test_a_run_that_got_nothing_does_not_delete_what_another_one_is_creating() -> None:
-    backend = FakeBackend()
-    template = {"scope": "dag", "reclaim": "delete_always"}
-    maker = Rig(backend, a_plan(2, run="a", volume_template=template))
-    backend.faults.fail("tag_volumes", SimulatedCrash())
-    with pytest.raises(SimulatedCrash):
-        maker.create()
-    backend.revive()
-    assert Rig(backend, a_plan(2, run="b", volume_template=template)).teardown().deleted == ()
-    assert len(maker.teardown().deleted) == 2
 
 
 def test_what_could_not_be_asked_keeps_its_mark_for_the_next_try() -> None:

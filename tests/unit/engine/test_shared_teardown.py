@@ -1,0 +1,115 @@
+"""The end of a group whose volumes outlive runs: they go only by the run that has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.errors import QuotaExceeded
+from airflow_rankvol.testing import FakeBackend, SimulatedCrash, hangs
+
+from .engine_kit import Rig, a_plan, a_rig
+from .test_teardown import a_finished_rig
+
+
+@pytest.mark.parametrize("policy", ["delete", "delete_always", "retain", "snapshot", None])
+def test_adopted_volumes_stay_whatever_the_policy(policy: str | None) -> None:
+    backend = FakeBackend()
+    backend.add_volume("data-volume-0")
+    rig = a_finished_rig(backend=backend, volume_template={"scope": "global", "reclaim": policy})
+    report = rig.teardown()
+    assert "data-volume-0" in backend.volumes
+    assert ("data-volume-0", "adopted, not made by this run") in [(kept.name, kept.reason) for kept in report.kept]
+
+
+@pytest.mark.parametrize(("collected", "goes"), [((0, 1), True), ((1,), False), ((), False)])
+def test_an_adopted_volume_goes_only_by_its_exact_name_and_after_its_results_were_collected(
+    collected: tuple[int, ...], goes: bool
+) -> None:
+    backend = FakeBackend()
+    for name in ("data-volume-0", "data-volume-01", "xdata-volume-0"):
+        backend.add_volume(name)
+    template = {"scope": "global", "reclaim": "delete", "delete_adopted": True}
+    rig = a_finished_rig(backend=backend, volume_template=template)
+    report = teardown(backend, rig.group, rig.plan, collected=collected)
+    assert ("data-volume-0" in report.deleted) is goes
+    assert {"data-volume-01", "xdata-volume-0"} <= set(backend.volumes)
+    assert ("data-volume-0" not in backend.volumes) is goes
+
+
+def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched() -> None:
+    template = {"scope": "dag", "reclaim": "delete_always"}
+    user = Rig(FakeBackend(endings={("rank", 0): hangs()}), a_plan(2, run="run-2", volume_template=template))
+    user.create()
+    work = user.begin(0)
+    assert user.launch(work) is None
+    user.until_attached(work)
+    ended = Rig(user.backend, a_plan(2, run="run-1", volume_template=template))
+    report = ended.teardown()
+    assert [(kept.rank, kept.reason.split("-")[0]) for kept in report.kept] == [
+        (0, "in use by node"),
+        (1, "handed out to run run"),
+    ]
+    assert [str(node.state) for node in user.observe().nodes] == ["running"]
+    assert report.deleted == ()
+
+
+@pytest.mark.parametrize("scope", ["dag", "global"])
+def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_on(scope: str) -> None:
+    """Two overlapping runs: volumes that outlive runs belong to the one that got them last."""
+    template = {"scope": scope, "reclaim": "delete", "delete_adopted": scope == "global"}
+    backend = FakeBackend()
+    earlier, later = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("run-1", "run-2"))
+    for rig in (earlier, later):
+        rig.create()
+        for rank in range(2):
+            assert rig.run_rank(rank).error is None
+    earlier.gather()
+    assert {kept.reason for kept in earlier.teardown().kept} == {"handed out to run run-2 of DAG dag last"}
+    assert later.gather().error is None
+    assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
+    assert not backend.volumes
+
+
+def test_a_global_volume_is_not_the_own_of_another_dag_with_the_same_run_id() -> None:
+    """One schedule gives all DAGs the same run ids."""
+    template = {"scope": "global"}
+    maker = a_rig(1, backend=FakeBackend(), dag="x", run="scheduled__1", volume_template=template)
+    deleting = {**template, "reclaim": "delete_always"}
+    other = a_rig(1, backend=maker.backend, dag="y", run="scheduled__1", volume_template=deleting)
+    assert other.slots[0].volumes[0].adopted
+    assert other.teardown().deleted == ()
+    assert list(maker.backend.volumes) == ["data-volume-0"]
+
+
+def test_a_volume_that_outlives_its_run_is_given_back_at_its_end() -> None:
+    rig = a_finished_rig(volume_template={"scope": "dag"})
+    assert {disk.tags.used_by for disk in rig.backend.volumes.values() if disk.tags} == {rig.group.key}
+    rig.teardown()
+    tags = [disk.tags for disk in rig.backend.volumes.values() if disk.tags]
+    assert {(found.used_by, found.used_dag, found.used_run) for found in tags} == {("", "", "")}
+
+
+def test_a_run_that_was_never_handed_a_shared_volume_does_not_delete_it() -> None:
+    """Its create failed; its teardown runs all the same."""
+    backend = FakeBackend()
+    a_rig(1, backend=backend, dag="x", volume_template={"scope": "global"}).teardown()
+    deleting = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+    other = Rig(backend, a_plan(2, dag="y", volume_template=deleting))
+    backend.faults.fail("create_volume", QuotaExceeded)
+    with pytest.raises(QuotaExceeded):
+        other.create()
+    assert [kept.reason for kept in other.teardown().kept] == ["not handed out to this run"]
+    assert list(backend.volumes) == ["data-volume-0"]
+
+
+def test_a_run_that_got_nothing_does_not_delete_what_another_one_is_creating() -> None:
+    backend = FakeBackend()
+    template = {"scope": "dag", "reclaim": "delete_always"}
+    maker = Rig(backend, a_plan(2, run="a", volume_template=template))
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        maker.create()
+    backend.revive()
+    assert Rig(backend, a_plan(2, run="b", volume_template=template)).teardown().deleted == ()
+    assert len(maker.teardown().deleted) == 2
