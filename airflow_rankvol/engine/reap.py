@@ -46,14 +46,18 @@ class ReapRules:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One resource of ours with the verdict on it; ``unfinished`` when it goes because its rank left no record."""
+    """One resource of ours with the verdict on it.
+
+    Where a volume goes because its rank left no record, ``unfinished`` holds the ids of all the rank's volumes: none of
+    them has one.
+    """
 
     kind: str
     resource: Volume | Node
     run_state: RunState
     remove: bool
     reason: str
-    unfinished: bool = False
+    unfinished: tuple[str, ...] = ()
 
     @property
     def tags(self) -> Tags:
@@ -97,8 +101,9 @@ def survey(
     ]
     going = frozenset(finding.resource.id for finding in findings if finding.remove)
 
-    def unfinished(volume: Volume) -> bool:
-        return _is_unfinished(backend, volume, observation.node(volume.attached_to))
+    def unfinished(volume: Volume) -> tuple[str, ...]:
+        mates = [other for other in observation.volumes if _same_rank(volume, other)]
+        return tuple(mate.id for mate in mates) if _is_unfinished(backend, volume, mates, observation) else ()
 
     return findings + [
         _judge_volume(volume, volume.tags, used(volume.tags), going, unfinished, now, rules)
@@ -142,7 +147,7 @@ def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | N
     if not finding.unfinished:
         return True
     try:
-        return patiently(backend, backend.holds_result, finding.resource.id, tags.key) is False
+        return all(patiently(backend, backend.holds_result, i, tags.key) is False for i in finding.unfinished)
     except BackendError as exc:
         problems[finding.resource.label] = f"whether its rank had finished could not be told: {exc}"
         return False
@@ -176,7 +181,7 @@ def _judge_volume(
     tags: Tags,
     state: RunState,
     going: frozenset[str],
-    unfinished: Callable[[Volume], bool],
+    unfinished: Callable[[Volume], tuple[str, ...]],
     now: datetime,
     rules: ReapRules,
 ) -> Finding:
@@ -208,10 +213,10 @@ def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
 
 
 def _judge_unexpired(
-    volume: Volume, tags: Tags, state: RunState, unfinished: Callable[[Volume], bool], rules: ReapRules
+    volume: Volume, tags: Tags, state: RunState, unfinished: Callable[[Volume], tuple[str, ...]], rules: ReapRules
 ) -> Finding:
-    def goes(why: str, *, unfinished: bool = False) -> Finding:
-        return Finding("volume", volume, state, True, f"its run has ended{why}", unfinished)
+    def goes(why: str, mates: tuple[str, ...] = ()) -> Finding:
+        return Finding("volume", volume, state, True, f"its run has ended{why}", mates)
 
     if state is not RunState.ENDED or rules.expired_only:
         return Finding("volume", volume, state, False, f"expires {tags.expiry}")
@@ -221,20 +226,34 @@ def _judge_unexpired(
         return goes(" before any rank could use it")
     if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
         return goes("; reclaim policy delete_always")
-    if not tags.kept and unfinished(volume):
-        return goes(" before its rank had finished", unfinished=True)
+    mates = () if tags.kept else unfinished(volume)
+    if mates:
+        return goes(" before its rank had finished", mates)
     return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
 
 
-def _is_unfinished(backend: Backend, volume: Volume, holder: Node | None) -> bool:
-    """Say whether it can be seen that no rank has finished on a volume: it holds no completion record.
+def _same_rank(one: Volume, other: Volume) -> bool:
+    """Say whether two volumes are of the same rank of the same run: its record lies on one of them."""
+    a, b = one.tags, other.tags
+    return a is not None and b is not None and (a.owner, a.dag, a.run, a.group, a.rank) == (
+        b.owner, b.dag, b.run, b.group, b.rank
+    )  # fmt: skip
 
-    While a rank's node has it, that is taken for granted; whoever deletes the node looks again.
+
+def _is_unfinished(backend: Backend, volume: Volume, mates: Sequence[Volume], observation: Observation) -> bool:
+    """Say whether it can be seen that a volume's rank has not finished: none of its volumes holds a completion record.
+
+    While a rank's node has one, that is taken for granted; whoever deletes the node looks again.
     """
     assert volume.tags is not None  # noqa: S101 - only what has tags is judged
-    try:
-        return backend.holds_result(volume.id, volume.tags.key) is False
-    except VolumeBusy:
-        return holder is not None and holder.tags is not None and holder.tags.role == Role.RANK
-    except BackendError:
-        return False  # one that cannot be looked at stays, and hides no other
+    for mate in mates:
+        try:
+            if backend.holds_result(mate.id, volume.tags.key) is not False:
+                return False
+        except VolumeBusy:
+            holder = observation.node(mate.attached_to)
+            if holder is None or holder.tags is None or holder.tags.role != Role.RANK:
+                return False
+        except BackendError:
+            return False  # one that cannot be looked at stays, and hides no other
+    return True

@@ -98,7 +98,7 @@ def teardown(
             doomed.append((volume, verdict))
         else:
             kept.append(verdict)
-    stays = {item.id for item in kept}
+    stays = {item.id for item in kept} if sure else set()  # the next try has to have them, too
     give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
     deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s)
     if problems:

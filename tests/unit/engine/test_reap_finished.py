@@ -122,3 +122,12 @@ def test_a_rank_that_ends_while_it_is_being_reaped_keeps_its_volume(when: str) -
     reap(rig.backend, selector, findings)
     assert set(rig.backend.volumes) == {rig.slots[0].volumes[0].name}
     assert not rig.backend.nodes
+
+
+def test_every_volume_stays_of_a_rank_whose_record_lies_on_one_of_them() -> None:
+    """The others' own marks may be missing: their disk was full, or not writable any more."""
+    rig = a_half_finished_rig(volumes=["in-${NODE_RANK}:/in", "out-${NODE_RANK}:/out"])
+    rig.backend.volumes[rig.slots[0].volumes[1].name].marked = False
+    for _ in range(2):
+        rig.reap(RunState.ENDED)
+        assert set(rig.backend.volumes) == {volume.name for volume in rig.slots[0].volumes}

@@ -322,8 +322,9 @@ def test_creating_again_lets_volumes_carry_the_policy_that_the_job_has_now() -> 
     }
 
 
-def test_what_could_not_be_asked_keeps_its_mark_for_the_next_try() -> None:
-    rig = a_finished_rig()
+@pytest.mark.parametrize("scope", ["run", "dag"])
+def test_what_could_not_be_asked_keeps_its_mark_for_the_next_try(scope: str) -> None:
+    rig = a_finished_rig(volume_template={"scope": scope, "reclaim": "delete"})
     first = teardown(rig.backend, rig.group, rig.plan, collected=(), sure=False)
     assert (len(first.kept), first.deleted) == (2, ())
     assert len(teardown(rig.backend, rig.group, rig.plan, collected=(0, 1)).deleted) == 2
