@@ -32,7 +32,7 @@ def test_deleting_an_absent_volume_succeeds(lab: Lab) -> None:
     volume = lab.volume()
     lab.backend.delete_volume(volume.id, lab.guard)
     lab.backend.delete_volume(volume.id, lab.guard)
-    assert lab.see().volume(volume.id) is None
+    until(lambda: lab.see().volume(volume.id) is None, "it is still listed")
 
 
 def test_a_foreign_volume_is_not_deleted(lab: Lab) -> None:
