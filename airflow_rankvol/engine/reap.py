@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -101,9 +102,14 @@ def survey(
     ]
     going = frozenset(finding.resource.id for finding in findings if finding.remove)
 
-    def unfinished(volume: Volume) -> tuple[str, ...]:
-        mates = [other for other in observation.volumes if _same_rank(volume, other)]
-        return tuple(mate.id for mate in mates) if _is_unfinished(backend, volume, mates, observation) else ()
+    of_rank: dict[tuple[str, str, str, int], list[Volume]] = defaultdict(list)
+    for volume in observation.volumes:
+        if volume.tags:
+            of_rank[_rank_of(volume.tags)].append(volume)
+
+    def unfinished(tags: Tags) -> tuple[str, ...]:
+        mates = of_rank[_rank_of(tags)]
+        return tuple(mate.id for mate in mates) if _is_unfinished(backend, tags, mates, observation) else ()
 
     return findings + [
         _judge_volume(volume, volume.tags, used(volume.tags), going, unfinished, now, rules)
@@ -181,7 +187,7 @@ def _judge_volume(
     tags: Tags,
     state: RunState,
     going: frozenset[str],
-    unfinished: Callable[[Volume], tuple[str, ...]],
+    unfinished: Callable[[Tags], tuple[str, ...]],
     now: datetime,
     rules: ReapRules,
 ) -> Finding:
@@ -213,7 +219,7 @@ def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
 
 
 def _judge_unexpired(
-    volume: Volume, tags: Tags, state: RunState, unfinished: Callable[[Volume], tuple[str, ...]], rules: ReapRules
+    volume: Volume, tags: Tags, state: RunState, unfinished: Callable[[Tags], tuple[str, ...]], rules: ReapRules
 ) -> Finding:
     def goes(why: str, mates: tuple[str, ...] = ()) -> Finding:
         return Finding("volume", volume, state, True, f"its run has ended{why}", mates)
@@ -226,29 +232,25 @@ def _judge_unexpired(
         return goes(" before any rank could use it")
     if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
         return goes("; reclaim policy delete_always")
-    mates = () if tags.kept else unfinished(volume)
+    mates = () if tags.kept else unfinished(tags)
     if mates:
         return goes(" before its rank had finished", mates)
     return Finding("volume", volume, state, False, f"results not collected; expires {tags.expiry}")
 
 
-def _same_rank(one: Volume, other: Volume) -> bool:
-    """Say whether two volumes are of the same rank of the same run: its record lies on one of them."""
-    a, b = one.tags, other.tags
-    return a is not None and b is not None and (a.owner, a.dag, a.run, a.group, a.rank) == (
-        b.owner, b.dag, b.run, b.group, b.rank
-    )  # fmt: skip
+def _rank_of(tags: Tags) -> tuple[str, str, str, int]:
+    """Return what the volumes of one rank of one run have in common: its record lies on one of them."""
+    return tags.dag, tags.run, tags.group, tags.rank
 
 
-def _is_unfinished(backend: Backend, volume: Volume, mates: Sequence[Volume], observation: Observation) -> bool:
-    """Say whether it can be seen that a volume's rank has not finished: none of its volumes holds a completion record.
+def _is_unfinished(backend: Backend, tags: Tags, mates: Sequence[Volume], observation: Observation) -> bool:
+    """Say whether it can be seen that a rank has not finished: none of its volumes holds a completion record.
 
     While a rank's node has one, that is taken for granted; whoever deletes the node looks again.
     """
-    assert volume.tags is not None  # noqa: S101 - only what has tags is judged
     for mate in mates:
         try:
-            if backend.holds_result(mate.id, volume.tags.key) is not False:
+            if backend.holds_result(mate.id, tags.key) is not False:
                 return False
         except VolumeBusy:
             holder = observation.node(mate.attached_to)

@@ -17,21 +17,6 @@ from tests.clouds.nodes.ec2_kit import RANK, RECORD, Cloud, volume
 from tests.clouds.nodes.kit import Lab, content
 
 
-@pytest.fixture
-def cloud(lab: Lab) -> Cloud:
-    return Cloud(lab)
-
-
-@pytest.fixture
-def disk(lab: Lab) -> Path:
-    return lab.disk("01")
-
-
-@pytest.fixture
-def rank(disk: Path) -> BootSpec:
-    return replace(RANK, attachments=(volume(disk, may_format=True),))
-
-
 def test_a_rank_formats_its_new_volume_runs_records_reports_and_powers_off(
     cloud: Cloud, disk: Path, rank: BootSpec
 ) -> None:

@@ -15,24 +15,9 @@ import pytest
 
 from airflow_rankvol.engine.bootstrap import BootSpec
 from tests.clouds.nodes import packages
-from tests.clouds.nodes.ec2_kit import RANK, Cloud, volume
+from tests.clouds.nodes.ec2_kit import Cloud
 from tests.clouds.nodes.host import Link
-from tests.clouds.nodes.kit import Lab, content
-
-
-@pytest.fixture
-def cloud(lab: Lab) -> Cloud:
-    return Cloud(lab)
-
-
-@pytest.fixture
-def disk(lab: Lab) -> Path:
-    return lab.disk("01")
-
-
-@pytest.fixture
-def rank(disk: Path) -> BootSpec:
-    return replace(RANK, attachments=(volume(disk, may_format=True),))
+from tests.clouds.nodes.kit import content
 
 
 def _answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
