@@ -38,7 +38,7 @@ from airflow.sdk import DAG, Param
 from airflow_rankvol import NodeTemplate, VolumeTemplate, rank_job
 """
 _numbers = itertools.count()
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 
 
 @dataclass
@@ -217,6 +217,14 @@ class DagBench:
         found = backend.list_owned(Selector(owner=get_owner("rankvol_default", backend), dag=dag.dag_id))
         self._seen[dag.dag_id] = {volume.id for volume in found.volumes} | {node.id for node in found.nodes}
         return found
+
+    def without_nodes(self, dag: Any) -> Observation:
+        """Return what runs of this DAG have left once no node is there: a cloud lists one until it has shut down."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (left := self.left(dag)).nodes:
+            assert time.monotonic() < deadline, left.nodes
+            time.sleep(0.1)
+        return left
 
     def check_left(self) -> None:
         """See that nothing is there but what the test has seen last."""

@@ -62,8 +62,4 @@ def test_a_run_that_timed_out_leaves_nothing_after_reap(bench: DagBench, tmp_pat
         names = [f"--name={volume.name}" for volume in bench.left(dag).volumes]
         assert cli.main(["reap", "--yes", *names]) == 0
     assert cli.main(["reap", "--yes"]) == 0
-    deadline = time.monotonic() + 30
-    while bench.left(dag).nodes:  # EC2 lists a node until it has shut down
-        assert time.monotonic() < deadline, bench.left(dag).nodes
-        time.sleep(0.2)
     assert kept_ranks(bench, run) == []
