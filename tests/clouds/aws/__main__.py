@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
-import sys
-import threading
-from pathlib import Path
+
+from tests.clouds.common.serve import arguments, serve, stop_signal
 
 
 def _environment() -> None:
@@ -18,28 +15,17 @@ def _environment() -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.clouds.aws")
-    parser.add_argument("--state-dir", type=Path, required=True, help="a directory that the double may fill and empty")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--nodes", action="store_true", help="let instances really run")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Serve."""
-    args = _arguments()
+    args = arguments("tests.clouds.aws")
     _environment()
 
     from tests.clouds.aws.app import App
     from tests.clouds.aws.ec2 import Ec2
-    from tests.clouds.aws.http import Server
     from tests.clouds.aws.nodes import Nodes
     from tests.clouds.aws.world import World
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_signal()
     world = World()
     if args.nodes:
         from tests.clouds.aws.real import RealNodes
@@ -49,20 +35,15 @@ def main() -> None:
         nodes = Nodes(world)
     app = App(Ec2(world, nodes))
     app.ec2.catalog.zones()  # moto loads its images now, and not within somebody's first call
-    server = Server(("127.0.0.1", args.port), app)
-    nodes.port = server.server_address[1]
-    try:
-        threading.Thread(target=world.agenda.run, daemon=True, name="agenda").start()
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="http").start()
-        sys.stdout.write(f"http://127.0.0.1:{server.server_address[1]}\n")
-        sys.stdout.flush()
-        stop.wait()
-    finally:
-        server.shutdown()
-        server.server_close()
+
+    def listening(port: int) -> None:
+        nodes.port = port
+
+    def ending() -> None:
         app.faults.clear()
         nodes.close()
-        world.agenda.close()
+
+    serve(app, world.agenda, stop, port=args.port, listening=listening, ending=ending)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from tests.clouds.aws.calls import Request, error_answer, read
 from tests.clouds.aws.control import Control
 from tests.clouds.aws.ec2 import Ec2
 from tests.clouds.aws.errors import Ec2Error
-from tests.clouds.aws.faults import Dropped, Faults, Rule
-from tests.clouds.aws.recorder import Call, Recorder
 from tests.clouds.aws.rights import Rights, decode
 from tests.clouds.aws.wire import Wire
 from tests.clouds.aws.world import REGION
+from tests.clouds.common.control import CONTROL
+from tests.clouds.common.faults import Dropped, Faults, Rule
+from tests.clouds.common.recorder import Call, Recorder
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
-CONTROL = "/_double/"
 
 
 class App:

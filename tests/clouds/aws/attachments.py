@@ -9,9 +9,9 @@ from tests.clouds.aws.catalog import Catalog
 from tests.clouds.aws.errors import Ec2Error, invalid, missing
 from tests.clouds.aws.model import Attachment, Instance, Volume
 from tests.clouds.aws.nodes import Nodes
-from tests.clouds.aws.stuck import Stuck
 from tests.clouds.aws.volumes import attachment_view
 from tests.clouds.aws.world import World
+from tests.clouds.common.stuck import Stuck
 
 # ebsug/device_naming, for HVM images: /dev/sd[a-z] and /dev/xvd[a-z], and /dev/xvd[a-d][a-z] for more volumes.
 _DEVICE = re.compile(r"/dev/(sd[a-z]|xvd[a-z]|xvd[a-d][a-z])")

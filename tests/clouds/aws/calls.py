@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 from tests.clouds.aws.errors import Ec2Error
-from tests.clouds.aws.recorder import Call
+from tests.clouds.common.recorder import Call
 
 _SCOPE = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 # Beyond this the parameters of other services' calls are not kept.

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 from tests.clouds.aws.ec2 import Ec2
-from tests.clouds.aws.faults import Faults, Rule
 from tests.clouds.aws.lifecycle import REASONS
 from tests.clouds.aws.model import Instance
-from tests.clouds.aws.nodes import Ending
-from tests.clouds.aws.recorder import Recorder
 from tests.clouds.aws.rights import STATES, Rights
+from tests.clouds.common.control import BaseControl, Json
+from tests.clouds.common.endings import Ending
+from tests.clouds.common.faults import Faults, Rule
+from tests.clouds.common.recorder import Recorder
 
-Json = dict[str, Any]
-_HEADERS = [("Content-Type", "application/json")]
+
+@dataclass
+class Ec2Rule(Rule):
+    """A fault in EC2's words, and of EC2's calls unless it says otherwise."""
+
+    service: str = "ec2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "throttle":
+            self.code, self.message, self.status = "RequestLimitExceeded", "Request limit exceeded.", 503
 
 
-class Control:
-    """The verbs of the control API; the keywords of each method are the fields of its JSON."""
+class Control(BaseControl):
+    """The verbs of this double; the keywords of each method are the fields of its JSON."""
+
+    rule = Ec2Rule
 
     def __init__(self, ec2: Ec2, recorder: Recorder, faults: Faults, rights: Rights) -> None:
+        super().__init__(ec2.world, recorder, faults)
         self._ec2 = ec2
         self._world = ec2.world
-        self._recorder = recorder
-        self._faults = faults
         self._rights = rights
-        self._verbs: dict[str, Callable[..., Any]] = {
-            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
-        }
-
-    def answer(self, verb: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Do one verb. What goes wrong is told in the answer: the caller is a test."""
-        try:
-            found = self._verb(verb)(**json.loads(body or b"{}"))
-        except Exception:  # noqa: BLE001 -- whatever it is belongs to the test that asked
-            return 400, _HEADERS, json.dumps({"error": traceback.format_exc()}).encode()
-        return 200, _HEADERS, json.dumps(found, default=str).encode()
-
-    def _verb(self, name: str) -> Callable[..., Any]:
-        if name not in self._verbs:
-            raise KeyError(f"unknown verb {name!r}, expected one of {', '.join(sorted(self._verbs))}")
-        return self._verbs[name]
 
     def do_health(self) -> Json:
         """Say that the double is there, and whether its nodes really run."""
@@ -57,59 +49,9 @@ class Control:
         self._recorder.clear()
         self._ec2.clear()
 
-    def do_settings(self, **changes: Any) -> Json:
-        """Change settings, and return all."""
-        with self._world.lock:
-            self._world.settings.update(changes)
-            return asdict(self._world.settings)
-
-    def do_clock(self, advance_s: float = 0.0, freeze: bool | None = None, rate: float | None = None) -> float:
-        """Warp, freeze or speed up the time, and return it; all that has fallen due then has happened."""
-        with self._world.lock:
-            if rate is not None:
-                self._world.clock.run_at(rate)
-            if freeze is not None:
-                self._world.clock.freeze(freeze)
-            self._world.clock.advance(advance_s)
-            self._world.agenda.settle()
-        self._world.agenda.poke()
-        return self._world.now()
-
-    def do_fault(self, **rule: Any) -> int:
-        """Script a fault (the fields of ``Rule``), and return its number."""
-        return self._faults.add(Rule(**rule))
-
-    def do_faults(self) -> list[Json]:
-        """Return the scripted faults with their counts."""
-        return self._faults.rules()
-
-    def do_clear_faults(self) -> None:
-        """Forget the scripted faults; drop what hangs."""
-        self._faults.clear()
-
-    def do_held(self) -> list[Json]:
-        """Return the calls that hang."""
-        return self._faults.held()
-
-    def do_release(self, answer: bool = True) -> int:
-        """Let what hangs go on, or drop it without an answer."""
-        return self._faults.release(answer)
-
-    def do_calls(self, since: int = 0, action: str = "") -> list[Json]:
-        """Return the recorded calls."""
-        return self._recorder.calls(since, action)
-
-    def do_counts(self, since: int = 0) -> dict[str, int]:
-        """Return how many calls of each action there were."""
-        return self._recorder.counts(since)
-
     def do_actions(self, access_key: str) -> list[str]:
         """Return every ``service:Action`` that was ever called with that key, before resets as well."""
         return self._recorder.ever(access_key)
-
-    def do_clear_calls(self) -> None:
-        """Forget the recorded calls."""
-        self._recorder.clear()
 
     def do_deny(self, actions: list[str]) -> None:
         """Take rights away: globs over ``service:Action``; an empty list gives all back."""

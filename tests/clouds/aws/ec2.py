@@ -14,11 +14,11 @@ from tests.clouds.aws.instances import Instances
 from tests.clouds.aws.launch import ROOT_GIB, Launcher
 from tests.clouds.aws.lifecycle import Lifecycle
 from tests.clouds.aws.nodes import Nodes
-from tests.clouds.aws.stuck import Stuck
 from tests.clouds.aws.tagging import Tagging
 from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.volumes import Snapshots, Volumes
 from tests.clouds.aws.world import World
+from tests.clouds.common.stuck import Stuck
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 

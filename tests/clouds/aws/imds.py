@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from tests.clouds.aws.client import NODE_KEY
-from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.model import Instance
 from tests.clouds.aws.world import ACCOUNT, REGION, World
+from tests.clouds.common.clock import as_datetime
 
 _META = "/latest/meta-data/"
 _DOCUMENT = "/latest/dynamic/instance-identity/document"

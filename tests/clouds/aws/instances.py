@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.clouds.aws.attachments import Attachments
 from tests.clouds.aws.catalog import Catalog
-from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.describe import Filters, page, select
 from tests.clouds.aws.errors import Ec2Error, missing
 from tests.clouds.aws.launch import Launcher
@@ -17,6 +16,7 @@ from tests.clouds.aws.model import STATE_CODES, Instance
 from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.world import ACCOUNT, World
+from tests.clouds.common.clock import as_datetime
 
 CONSOLE_LIMIT = 64 * 1024  # API:GetConsoleOutput: "the most recent 64 KB"
 

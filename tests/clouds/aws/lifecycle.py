@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.clouds.aws.attachments import Attachments
-from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.model import Instance
 from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.volumes import Volumes
 from tests.clouds.aws.world import World
+from tests.clouds.common.clock import as_datetime
 
 # The reasons that API:StateReason lists.
 USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")

@@ -8,8 +8,8 @@ import json
 import zlib
 
 from tests.clouds.aws.errors import Ec2Error
-from tests.clouds.aws.recorder import Call
 from tests.clouds.aws.world import ACCOUNT
+from tests.clouds.common.recorder import Call
 
 # How each state of the credentials shows, by service ("" for the others): errors; STS' and S3's own error lists.
 _EXPIRED = {

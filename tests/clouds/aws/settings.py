@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+
+from tests.clouds.common.knobs import Knobs
 
 
 @dataclass
-class Settings:
+class Settings(Knobs):
     """The knobs of the double; all times in seconds of its clock.
 
     ``visible_s`` is how long a fresh id, or a fresh tag, is unknown to other calls: EC2 is eventually consistent.
@@ -40,11 +40,3 @@ class Settings:
     storage_quota_gib: int = 50 * 1024
     vcpu_quota: int = 100_000
     spot_price_usd: float = 0.05
-
-    def update(self, changes: Mapping[str, Any]) -> None:
-        """Take changes over; an unknown name is an error."""
-        known = {f.name: f for f in fields(self)}
-        for name, value in changes.items():
-            if name not in known:
-                raise ValueError(f"unknown setting {name!r}, expected one of {', '.join(known)}")
-            setattr(self, name, type(getattr(self, name))(value))

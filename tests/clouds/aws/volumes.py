@@ -6,7 +6,6 @@ from typing import Any
 
 from tests.clouds.aws import bounds
 from tests.clouds.aws.catalog import Catalog
-from tests.clouds.aws.clock import as_datetime
 from tests.clouds.aws.describe import Filters, page, select
 from tests.clouds.aws.errors import Ec2Error, invalid, missing, not_found, not_modelled
 from tests.clouds.aws.model import Attachment, Snapshot, Volume
@@ -14,6 +13,7 @@ from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.tagging import from_specifications
 from tests.clouds.aws.tokens import Tokens, mismatch
 from tests.clouds.aws.world import ACCOUNT, World
+from tests.clouds.common.clock import as_datetime
 
 _ATTACHED: Filters[Volume] = {
     "attachment.delete-on-termination": lambda v: _part(v, lambda a: str(a.delete_on_termination).lower()),

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from tests.clouds.aws.clock import Agenda, Clock
 from tests.clouds.aws.errors import malformed, not_found
 from tests.clouds.aws.model import Instance, Resource, Snapshot, TagSet, Volume
 from tests.clouds.aws.settings import Settings
+from tests.clouds.common.clock import Agenda, Clock
 
 R = TypeVar("R", bound=Resource)
 

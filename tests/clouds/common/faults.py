@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.clouds.aws.recorder import Call
+from tests.clouds.common.recorder import Call
 
 KINDS = ("throttle", "error", "hang", "lose")
 
@@ -25,7 +25,7 @@ class Rule:
 
     kind: str
     action: str = "*"
-    service: str = "ec2"
+    service: str = "*"
     resource: str = ""
     nth: int = 1
     times: int = 1
@@ -41,8 +41,7 @@ class Rule:
         if self.kind not in KINDS or self.when not in ("before", "after"):
             raise ValueError(f"kind is one of {KINDS} and when before or after, found {self.kind!r}, {self.when!r}")
         if self.kind == "throttle":
-            self.when, self.status = "before", 503
-            self.code, self.message = "RequestLimitExceeded", "Request limit exceeded."
+            self.when = "before"
 
     def strikes(self, call: Call) -> bool:
         """Return whether this call is to fail; counts it."""
