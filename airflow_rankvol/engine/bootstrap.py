@@ -19,9 +19,25 @@ from pathlib import PurePosixPath
 from airflow_rankvol.engine.staging import StagedFile
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Attachment, Role
+from airflow_rankvol.spec.templates import ReportChannel
 
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+# Below the SSM agent, stderr is kept for the report, and stdout goes to a file: more than a slow console takes, but not
+# as much as fills the boot disk. Unbuffered where that can be had, so that CloudWatch shows a line soon.
+_SSM_OUTPUT = (
+    'if [ -n "${RV_TURN-}" ]; then',
+    "exec {RV_STDERR}>&2",
+    "RV_SHOW=rv_show_much",
+    "fi",
+    "rv_show_much() {",
+    "trap '' PIPE TERM",
+    "if command -v stdbuf >/dev/null; then stdbuf -o0 head -c 64M; else head -c 64M; fi",
+    "exec cat >/dev/null",
+    "}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +60,9 @@ class BootSpec:
         destination: for gather, where files go once the commands have succeeded; empty for nowhere.
         collect: the globs that say which files do, relative to each volume.
         parts: how many nodes share the gathering.
+        report: the channel of its report, where the platform has a choice.
+        report_output: bucket and prefix (``s3://…``) that its output is kept in; empty for nowhere.
+        report_log_group: the CloudWatch log group that its output goes to; empty for none.
     """
 
     role: Role
@@ -67,6 +86,9 @@ class BootSpec:
     destination: str = ""
     collect: tuple[str, ...] = ()
     parts: int = 1
+    report: ReportChannel = ReportChannel.CONSOLE
+    report_output: str = ""
+    report_log_group: str = ""
 
     def __post_init__(self) -> None:
         # These go into JSON, paths and patterns on the node as they are.
@@ -89,15 +111,17 @@ def render(spec: BootSpec, platform: str) -> str:
         spec: what the node has to do.
         platform: names the functions to use, those of ``platform_<platform>.sh``.
     """
+    by_ssm = platform == "ec2" and spec.report is ReportChannel.SSM
     lines = [
         "#!/bin/bash",
         "set -u",
         *_variables(spec),
+        *(_ssm_variables(spec) if by_ssm else ()),
         *_functions(spec),
         _source(f"platform_{platform}.sh"),
         _source("bootstrap.sh"),
         *_collection(spec),
-        "rv_main\n",
+        *((_source("report_ssm.sh"), "rv_main_by_ssm\n") if by_ssm else ("rv_main\n",)),
     ]
     return "\n".join(lines)
 
@@ -134,6 +158,15 @@ def _variables(spec: BootSpec) -> list[str]:
         " ".join(f"RV_{name}={value}" for name, value in numbers.items()),
         " ".join(f"RV_{name}={shlex.quote(value)}" for name, value in texts.items()),
         *(f"RV_{name}=({shlex.join(map(str, values))})" for name, values in lists.items()),
+    ]
+
+
+def _ssm_variables(spec: BootSpec) -> list[str]:
+    bucket, _, prefix = spec.report_output.removeprefix("s3://").partition("/")
+    texts = {"BUCKET": bucket, "PREFIX": f"{prefix.strip('/')}/".lstrip("/"), "LOG_GROUP": spec.report_log_group}
+    return [
+        " ".join(f"RV_SSM_{name}={shlex.quote(value)}" for name, value in texts.items()),
+        *_SSM_OUTPUT,
     ]
 
 

@@ -124,6 +124,12 @@ class Launcher:
 
     def _request(self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate) -> NodeRequest:
         name = node_name(work.group, work.role, rank, work.attempt)
+        spec = replace(
+            spec,
+            report=template.report,
+            report_output=template.report_output or "",
+            report_log_group=template.report_log_group or "",
+        )
         tags = work.group.tags(
             rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(work.deadline), scope="run"
         )

@@ -24,7 +24,8 @@ export HOME="${HOME:-/root}" LANG="${LANG:-C.UTF-8}" PATH="${PATH:-/usr/bin}:/us
 # A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins. That it
 # closes must end nothing either (":" and not "", which the commands would inherit).
 trap : PIPE
-exec {RV_STDOUT}>&1 > >(rv_show) 2>&1
+exec {RV_STDOUT}>&1 > >("${RV_SHOW:-rv_show}") 2>&1
+RV_SHOWING=$!
 # Shut down from outside (a spot instance is taken back, the lifetime is over): what the cloud says of it is the report.
 trap 'trap - EXIT; sync; exit 143' TERM
 
@@ -130,19 +131,25 @@ rv_go() {
 
 # Several times, because the kernel's messages may go right through a line; twice where it is long: GetConsoleOutput
 # returns 64 KB. Nothing here needs room on a disk.
-rv_report() {
-  local LC_ALL=C text sum n i copy copies=3
-  text=$(printf '%s\n' "$1" | gzip -9nc | rv_b64)
-  sum=$(printf %s "$text" | sha256sum)
-  n=$(((${#text} + 799) / 800))
-  ((n <= 6)) || copies=2
+rv_report_on_console() {
+  local lines line copy copies=3
+  mapfile -t lines < <(rv_report_lines "$1")
+  ((${#lines[@]} <= 6)) || copies=2
   for ((copy = 1; copy <= copies; copy++)); do
-    for ((i = 0; i < n; i++)); do
-      rv_console "RANKVOL-REPORT ${sum:0:16}.${#text} $((i + 1))/$n ${text:i*800:800}"
-    done
+    for line in "${lines[@]}"; do rv_console "$line"; done
     ((copy == copies)) || sleep 0.3
   done
 }
+rv_report_lines() {
+  local LC_ALL=C text sum n i
+  text=$(printf '%s\n' "$1" | gzip -9nc | rv_b64)
+  sum=$(printf %s "$text" | sha256sum)
+  n=$(((${#text} + 799) / 800))
+  for ((i = 0; i < n; i++)); do
+    printf 'RANKVOL-REPORT %s.%d %d/%d %s\n' "${sum:0:16}" "${#text}" "$((i + 1))" "$n" "${text:i*800:800}"
+  done
+}
+rv_report() { rv_report_on_console "$1"; }
 
 # shutdown asks init, which may hang on a service or a mount.
 rv_poweroff() {

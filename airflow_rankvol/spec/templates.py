@@ -123,7 +123,9 @@ class NodeTemplate(Model):
     had. ``subnets`` is one subnet, or a mapping of zones to theirs. ``instance_profile`` is the identity that the
     node's commands and secrets use, ``key_name`` the key pair that may log in. ``spot`` asks for spare capacity, for
     at most ``max_price`` an hour. ``root_size`` and ``root_type`` are those of the disk that the node boots from.
-    ``report`` is the channel that the node reports through. ``lifetime`` caps a node whatever its commands do;
+    ``report`` is the channel that the node reports through; with ``ssm``, the commands' output is kept in
+    ``report_output`` (``s3://bucket/prefix``) and in the CloudWatch log group ``report_log_group``.
+    ``lifetime`` caps a node whatever its commands do;
     ``boot_timeout`` is how long it may take to come up and to get its volumes.
     """
 
@@ -139,6 +141,8 @@ class NodeTemplate(Model):
     root_size: Size | None = None
     root_type: Text | None = None
     report: ReportChannel = ReportChannel.CONSOLE
+    report_output: Text | None = None
+    report_log_group: Text | None = None
     gpus_per_node: NotNegative = 0
     lifetime: Duration = timedelta(hours=24)
     boot_timeout: Duration = timedelta(minutes=10)
@@ -172,6 +176,13 @@ class NodeTemplate(Model):
     def _check_combination(self) -> Self:
         if self.max_price and not self.spot:
             raise ConfigError("max_price is set with spot=False; only spot nodes have a maximum price")
+        if self.report is not ReportChannel.SSM:
+            for name in ("report_output", "report_log_group"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"{name} is set with report={str(self.report)!r}; only Run Command keeps output. Set "
+                        "report='ssm', or leave it out"
+                    )
         if isinstance(self.subnets, dict):
             without = [zone for zone in self.zones if zone not in self.subnets]
             if without:

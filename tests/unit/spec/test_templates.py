@@ -246,9 +246,17 @@ def test_templates_go_through_json() -> None:
         root_size="0.5TB",
         root_type="gp3",
         report="ssm",
+        report_output="s3://b/p",
+        report_log_group="/g",
         lifetime=0.25,
     )
     assert {*NodeTemplate.model_fields} - one_node.model_fields_set == {"gpus_per_node", "boot_timeout", "tags"}
     assert NodeTemplate.model_validate(one_node.model_dump(mode="json", exclude_unset=True)) == one_node
     assert VolumeTemplate.model_validate_json(one_volume.model_dump_json()) == one_volume
     assert NodeTemplate.model_validate(one_node.model_dump(mode="json")) == one_node
+
+
+@pytest.mark.parametrize("field", ["report_output", "report_log_group"])
+def test_output_is_kept_by_run_command_only(field: str) -> None:
+    assert f"{field} is set with report='console'" in problem(NodeTemplate, **{field: "s3://bucket"})
+    assert node(report="ssm", **{field: "s3://bucket"}).report is ReportChannel.SSM
