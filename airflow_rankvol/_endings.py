@@ -9,6 +9,7 @@ from airflow_rankvol.errors import (
     DeadlineExceeded,
     GatherFailed,
     GatherIncomplete,
+    NoCapacity,
     RankFailed,
     RankVolError,
     VolumeConflict,
@@ -110,6 +111,8 @@ def error_of(ending: Mapping[str, Any]) -> RankVolError:
         return GatherIncomplete(message, missing=ending["missing"])
     if kind == DeadlineExceeded.__name__:
         return DeadlineExceeded(message)
+    if kind == NoCapacity.__name__:
+        return NoCapacity(message)
     if kind == VolumeConflict.__name__:
         return VolumeConflict(message)
     return RankFailed(message, rank=result["rank"], **details)

@@ -64,6 +64,7 @@ class FakeBackend(FakeCloud):
     supports_rendezvous = True
     concurrency = 1
     stager: Stager | None = None
+    zone: str | None = None
 
     def default_owner(self) -> str | None:
         """Return a fixed owner."""
@@ -76,6 +77,10 @@ class FakeBackend(FakeCloud):
     def max_volumes(self, template: NodeTemplate) -> int | None:  # noqa: ARG002 - every node here is alike
         """Return how many volumes a node can hold: any number here."""
         return self.volumes_per_node
+
+    def choose_zone(self, plan: Plan) -> str | None:  # noqa: ARG002 - every plan fits
+        """Return where volumes go whose job names no zone."""
+        return self.zone
 
     def observe(self, group: Group) -> Observation:
         """Return what is visible of the group."""

@@ -15,6 +15,7 @@ from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
 from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
 from airflow_rankvol.backends._aws_volumes import creation, volume_tags
+from airflow_rankvol.backends._aws_zones import choose_zone
 from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.records import Tags
@@ -44,7 +45,7 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     _check_destination(plan)
     _check_snapshots(plan, ec2)
     _check_names(plan, ec2)
-    zones = {slot.rank: slot.zone or places.zone_for(tags.owner, tags.dag, tags.group) for slot in plan.slots}
+    zones = {slot.rank: slot.zone or choose_zone(plan, places) for slot in plan.slots}
     machines = check_nodes(plan, places, zones)
     _try_volumes(plan, ec2, tags, zones)
     for template, machine in machines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +44,19 @@ class Image:
     id: str
     root_device: str
     root_size_gib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """What matters of a subnet.
+
+    Args:
+        free: how many addresses it had left.
+    """
+
+    id: str
+    zone: str
+    free: int
 
 
 class Places:
@@ -120,46 +133,41 @@ class Places:
         return self._image(self._once(f"parameter {name}", lambda: self._parameter(name)))
 
     def zone_for(self, owner: str, dag: str, group: str) -> str:
-        """Return the zone of a group whose job names none: the same for all its volumes, in every run and process.
-
-        Groups spread over the zones, as far as these have a default subnet and offer what a node is by default.
-        """
+        """Return the zone of what nobody chose one for: the same for all of a group, in every process."""
         zones = self.usual_zones()
-        digest = hashlib.sha256(f"{owner}/{dag}/{group}".encode()).digest()
-        return zones[int.from_bytes(digest[:8], "big") % len(zones)]
+        offered = frozenset().union(*self.offers(DEFAULT_TYPES).values())
+        return pick([zone for zone in zones if zone in offered] or zones, owner, dag, group)
 
     def usual_zones(self) -> list[str]:
-        """Return the zones that a group without any of its own may land in."""
+        """Return the zones that a group without any of its own may land in: where there is a default subnet, if any."""
         zones = self.zones()
-        for offered in (self.default_subnet_zones(), frozenset().union(*self.offers(DEFAULT_TYPES).values())):
-            zones = [zone for zone in zones if zone in offered] or zones
+        zones = [zone for zone in zones if zone in self.default_subnet_zones()] or zones
         if not zones:
             raise ConfigError(f"region {self._ec2.clients.region} shows no zone to this account; look at region_name")
         return zones
 
     def default_subnet_zones(self) -> frozenset[str]:
         """Return the zones in which the default VPC has a subnet; none without a default VPC."""
-
-        def ask() -> frozenset[str]:
-            found = self._ec2.pages(
-                "DescribeSubnets", "Subnets", "check", "default subnets",
-                Filters=filters(default_for_az="true"), MaxResults=1000,
-            )  # fmt: skip
-            return frozenset(subnet["AvailabilityZone"] for subnet in found)
-
-        return self._once("default subnets", ask)
+        return frozenset(subnet.zone for subnet in self.subnets(()))
 
     def subnet_zones(self, subnet_ids: Sequence[str]) -> dict[str, str]:
         """Return the zone of each subnet that exists."""
+        return {subnet.id: subnet.zone for subnet in self.subnets(subnet_ids)} if subnet_ids else {}
+
+    def subnets(self, subnet_ids: Collection[str]) -> list[Subnet]:
+        """Return the subnets of some ids that exist; without ids, those of the default VPC."""
         ids = sorted(set(subnet_ids))
+        wanted = filters(subnet_id=ids) if ids else filters(default_for_az="true")
+        what = ", ".join(ids) or "default subnets"
 
-        def ask() -> dict[str, str]:
-            found = self._ec2.pages(
-                "DescribeSubnets", "Subnets", "check", ", ".join(ids), Filters=filters(subnet_id=ids), MaxResults=1000
-            )
-            return {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in found}
+        def ask() -> list[Subnet]:
+            found = self._ec2.pages("DescribeSubnets", "Subnets", "check", what, Filters=wanted, MaxResults=1000)
+            return [
+                Subnet(raw["SubnetId"], raw["AvailabilityZone"], int(raw.get("AvailableIpAddressCount", 0)))
+                for raw in found
+            ]
 
-        return self._once(f"subnets {ids}", ask)
+        return self._once(f"subnets {what}", ask)
 
     def missing_security_groups(self, group_ids: Sequence[str]) -> list[str]:
         """Return the security groups that do not exist."""
@@ -210,3 +218,9 @@ class Places:
                 self._known[what] = ask()
             found: T = self._known[what]
             return found
+
+
+def pick(zones: Sequence[str], owner: str, dag: str, group: str) -> str:
+    """Return one of some zones, always the same for the same group; so groups spread."""
+    digest = hashlib.sha256(f"{owner}/{dag}/{group}".encode()).digest()
+    return zones[int.from_bytes(digest[:8], "big") % len(zones)]

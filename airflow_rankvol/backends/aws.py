@@ -80,6 +80,12 @@ class AwsBackend:
         """Return how many volumes a node can hold besides the disk that it boots from."""
         return self.places.attachments(template)
 
+    def choose_zone(self, plan: Plan) -> str:
+        """Return a zone that offers the plan's machine types, and whose subnet has addresses left."""
+        from airflow_rankvol.backends._aws_zones import choose_zone
+
+        return choose_zone(plan, self.places)
+
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand.
 

@@ -155,6 +155,12 @@ class Backend(Protocol):
     def max_volumes(self, template: NodeTemplate) -> int | None:
         """Return how many volumes a node can hold; None for any number."""
 
+    def choose_zone(self, plan: Plan) -> str | None:
+        """Return the one zone for those ranks of a plan whose job names none; None where there are no zones.
+
+        The same for every process that asks, as far as the cloud offers the same.
+        """
+
     def observe(self, group: Group) -> Observation:
         """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read.
 

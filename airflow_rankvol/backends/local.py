@@ -83,6 +83,9 @@ class LocalBackend:
         """Return how many volumes a node can hold: any number here."""
         return None
 
+    def choose_zone(self, plan: Plan) -> None:
+        """Return None: a machine has no zones."""
+
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``."""
 

@@ -13,8 +13,10 @@ from airflow_rankvol.errors import (
     DeadlineExceeded,
     GatherFailed,
     GatherIncomplete,
+    NoCapacity,
     RankFailed,
     RankVolError,
+    RetryableError,
     VolumeConflict,
 )
 from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeState, ranks_text
@@ -46,6 +48,16 @@ def failed(work: Work, message: str, exit_code: int | None, log_tail: str) -> Ra
     if work.role is Role.GATHER:
         return GatherFailed(message, exit_code=exit_code, log_tail=log_tail)
     return RankFailed(message, rank=work.rank, exit_code=exit_code, log_tail=log_tail)
+
+
+def not_launched(work: Work, refusal: RetryableError) -> RankVolError:
+    """Return the error of a node that the cloud refused until its ``boot_timeout`` was over."""
+    what = "the cloud had no capacity for its node" if isinstance(refusal, NoCapacity) else "its node was not launched"
+    kind = NoCapacity if isinstance(refusal, NoCapacity) else DeadlineExceeded
+    return kind(
+        f"{work.label} of {work.nodes}: {what} within {work.boot_timeout_s:.0f} s, and its volumes are kept, in their "
+        f"zone. The last answer: {refusal}"
+    )
 
 
 def _lost(work: Work, node: Node) -> RankVolError:

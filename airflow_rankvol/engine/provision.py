@@ -41,8 +41,9 @@ def provision(
     found = patiently(backend, _found, backend, group, plan, lives)
     new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
     made: list[Volume] = []
+    zones = _zones(backend, plan, found)
     try:
-        _create(backend, group, plan, found, made, generation)
+        _create(backend, group, plan, zones, found, made, generation)
         slots = [_slot(slot, found) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
@@ -119,6 +120,7 @@ def _create(
     backend: Backend,
     group: Group,
     plan: Plan,
+    zones: Mapping[int, str | None],
     found: dict[str, tuple[Volume, bool]],
     made: list[Volume],
     generation: int,
@@ -134,10 +136,22 @@ def _create(
         adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and not volume.tags.made_by(group)
         found[wanted.name] = (volume, adopted)
 
-    missing = [
-        (wanted, _zone(slot, found)) for slot in plan.slots for wanted in slot.volumes if wanted.name not in found
-    ]
+    missing = [(wanted, zones[slot.rank]) for slot in plan.slots for wanted in slot.volumes if wanted.name not in found]
     in_parallel(backend, missing, create)
+
+
+def _zones(backend: Backend, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> dict[int, str | None]:
+    """Return where each rank's volumes go; a zone is looked for only when no volume of the plan has one yet.
+
+    Ranks whose job names no zone stay together: gather works in parts where they lie apart.
+    """
+    zones = {slot.rank: _zone(slot, found) for slot in plan.slots}
+    missing = any(wanted.name not in found for wanted in plan.volumes())
+    if missing and None in zones.values():
+        there = next((volume.zone for volume, _ in found.values() if volume.zone), None)
+        zone = there or patiently(backend, backend.choose_zone, plan)
+        zones = {rank: named or zone for rank, named in zones.items()}
+    return zones
 
 
 def _zone(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
-from airflow_rankvol.engine.failures import FAILURES, failed, report_error
+from airflow_rankvol.engine.failures import FAILURES, failed, not_launched, report_error
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.results import (
     Report,
@@ -51,7 +51,7 @@ def step(backend: Backend, work: Work, observation: Observation, launcher: Launc
     Args:
         launcher: needed to launch; without one an absent node counts as lost.
     """
-    return _advance(backend, work, observation, launcher)[1]
+    return _advance(backend, work, observation, launcher).outcome
 
 
 def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
@@ -68,33 +68,51 @@ def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
     """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
     before = Action.WAIT
     launched = False
+    refusal: RetryableError | None = None
     while True:
         observation = patiently(backend, backend.observe, work.group)
         if own_node(work, observation) and _gang_launched(work, observation):
             return None
-        action, outcome = _advance(backend, work, observation, launcher)
+        move = _advance(backend, work, observation, launcher)
+        action = move.action
         # A volume may show its new node before the node itself is listed.
         unseen = launched and action is Action.FAIL_CONFLICT and backend.clock.now() <= work.deadline
-        if outcome and not unseen:
-            return outcome
+        if move.outcome and not unseen:
+            return _explained(work, move, refusal)
         launched = launched or action is Action.LAUNCH
+        refusal = move.refusal or (None if action is Action.LAUNCH else refusal)
         # What was just done is looked at without delay, but not asked for again and again.
         if action is Action.WAIT or action is before:
             backend.clock.sleep(backend.poll_interval_s)
         before = action
 
 
-def _advance(
-    backend: Backend, work: Work, observation: Observation, launcher: Launcher | None
-) -> tuple[Action, Outcome | None]:
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What one step did; ``refusal`` is why it could not do what was due."""
+
+    action: Action
+    outcome: Outcome | None = None
+    refusal: RetryableError | None = None
+
+
+def _explained(work: Work, move: _Move, refusal: RetryableError | None) -> Outcome | None:
+    """Let a node that was never had say what the cloud answered all the time."""
+    outcome = move.outcome
+    if outcome is None or outcome.error is None or refusal is None or move.action is not Action.FAIL_BOOT:
+        return outcome
+    return replace(outcome, error=not_launched(work, refusal))
+
+
+def _advance(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None) -> _Move:
     situation = situation_of(work, observation, backend.clock.now(), may_launch=launcher is not None)
     action = decide(situation)
     try:
-        return action, _act(backend, work, observation, launcher, action)
-    except RetryableError:
+        return _Move(action, _act(backend, work, observation, launcher, action))
+    except RetryableError as exc:
         if backend.clock.now() > work.deadline:
             raise
-        return Action.WAIT, None  # the next observation decides again
+        return _Move(Action.WAIT, refusal=exc)  # the next observation decides again
 
 
 def stop_own(backend: Backend, work: Work) -> Node | None:
