@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import traceback
 import uuid
@@ -98,6 +99,8 @@ class App:
             raise parse_error
         if request.service == "ec2":
             answer = self._ec2(environ, request, call, request_id)
+        elif request.service == "ssm" and self.ec2.run_command.answers(call.action):
+            answer = _json(self.ec2.run_command.answer(call.action, json.loads(request.body or b"{}")))
         elif call.action == "DecodeAuthorizationMessage":
             answer = _decoded(request.form.get("EncodedMessage", ""), request_id)
         else:
@@ -163,6 +166,10 @@ def _made(action: str, result: dict[str, Any]) -> list[str]:
         return [i["InstanceId"] for i in result["Instances"]]
     made = {"CreateVolume": "VolumeId", "CreateSnapshot": "SnapshotId"}.get(action)
     return [result[made]] if made else []
+
+
+def _json(found: dict[str, Any]) -> Answer:
+    return 200, [("Content-Type", "application/x-amz-json-1.1")], json.dumps(found).encode()
 
 
 def _decoded(encoded: str, request_id: str) -> Answer:

@@ -123,6 +123,18 @@ class Control(BaseControl):
         with self._world.lock:
             self._instance(instance).console_lost = True
 
+    def do_agent_register(self, instance: str) -> bool:
+        """Let an instance's SSM agent register, as the agent or as a test that plays it."""
+        return self._ec2.run_command.register(instance)
+
+    def do_agent_messages(self, instance: str) -> list[Json]:
+        """Hand an agent the commands that it is to start now."""
+        return self._ec2.run_command.messages(instance)
+
+    def do_agent_reply(self, instance: str, command: str, code: int = 0, stdout: str = "", stderr: str = "") -> None:
+        """Take what an agent says of a command that has ended."""
+        self._ec2.run_command.reply(instance, command, code, stdout, stderr)
+
     def do_state(self) -> Json:
         """Return everything as it is, without the delay that EC2's own calls see."""
         with self._world.lock:

@@ -14,6 +14,7 @@ from tests.clouds.aws.instances import Instances
 from tests.clouds.aws.launch import ROOT_GIB, Launcher
 from tests.clouds.aws.lifecycle import Lifecycle
 from tests.clouds.aws.nodes import Nodes
+from tests.clouds.aws.run_command import RunCommand
 from tests.clouds.aws.tagging import Tagging
 from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.volumes import Snapshots, Volumes
@@ -99,6 +100,7 @@ class Ec2:
         self.tokens = Tokens(world)
         self.stuck = Stuck()
         self.buckets = Buckets(world)
+        self.run_command = RunCommand(world)
         self.launcher = Launcher(world, self.catalog)
         self.attachments = Attachments(world, self.catalog, nodes, self.stuck)
         self.volumes = Volumes(world, self.catalog, self.tokens, nodes)
@@ -189,4 +191,5 @@ class Ec2:
             self.world.clear()
             for part in (self.tokens, self.stuck, self.buckets, self.launcher, self.attachments, self.lifecycle):
                 part.clear()
+            self.run_command.clear()
         self.catalog.reset()

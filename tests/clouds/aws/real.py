@@ -20,6 +20,7 @@ from tests.clouds.nodes.packages import aws_cli
 
 # Where a node finds the double's endpoint: an address that no node has.
 ENDPOINT, ENDPOINT_PORT = "169.254.169.250", 80
+_AGENT = "/opt/amazon/ssm/agent.py"
 _GIB = 1024**3
 _RETRY_S = 0.2
 _THREADS = 16
@@ -110,6 +111,9 @@ class RealNodes(Nodes):
             environment=endpoint | settings.node_environment,
             layers={**self._layers, **self._more_layers.get(instance.facts["ImageId"], {})},
             issue="Amazon Linux 2023",
+            # Without a profile the agent finds no credentials, and waits.
+            services=(("python3", "-I", _AGENT),) if instance.facts["IamInstanceProfile"] else (),
+            files={_AGENT: Path(__file__).with_name("ssm_agent.py").read_text(encoding="utf-8")},
             minute_s=settings.minute_s,
         )
         self._lanes.put(instance.id, lambda: self._launch(instance, spec))

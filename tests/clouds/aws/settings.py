@@ -16,6 +16,7 @@ class Settings(Knobs):
     some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
     ``minute_s`` is how long a minute of ``shutdown -h +MINUTES`` lasts on nodes that really run.
     ``node_environment`` is set for the user data of nodes that really run, so that tests can shorten their pauses.
+    ``ssm_agents`` says whether the SSM agents of instances with a profile manage to register.
     ``bucket_scale`` multiplies both capacity and refill of the request buckets; 0 switches them off.
     """
 
@@ -34,6 +35,7 @@ class Settings(Knobs):
     spot_notice_s: float = 120.0
     minute_s: float = 60.0
     node_environment: dict[str, str] = field(default_factory=dict)
+    ssm_agents: bool = True
     bucket_scale: float = 1.0
     latency_s: dict[str, float] = field(default_factory=dict)
     volume_quota: int = 5000

@@ -70,6 +70,7 @@ class NodeSpec:
         files: text files in its root.
         layers: directories of this machine that it sees, read-only, at the given places; programs in their ``bin``
             are on its PATH.
+        services: programs with their arguments that run from its start on, in the environment of the user data.
         root_mib: size of its root filesystem, which is in memory.
         minute_s: how long the minutes of ``shutdown -h +MINUTES`` last.
         stop_grace_s: how long processes may take to end after SIGTERM when it powers off.
@@ -84,6 +85,7 @@ class NodeSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, Path] = field(default_factory=dict)
+    services: Sequence[tuple[str, ...]] = ()
     hostname: str = ""
     issue: str = "Linux"
     root_mib: int = 1024
@@ -105,6 +107,7 @@ class NodeSpec:
             "listen": [[METADATA_ADDRESS, 80], *([link.address, link.port] for link in self.links)],
             "hostname": hostname,
             "issue": self.issue,
+            "services": [list(service) for service in self.services],
             "environment": {**_ENVIRONMENT, **self.environment},
             "user_data": self.user_data,
             "root_mib": self.root_mib,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SCRIPT = "/var/lib/cloud/instance/scripts/part-001"
 _OUTPUT_LOG = "/var/log/cloud-init-output.log"
+_SERVICE_LOG = "/var/log/services.log"
 _REQUESTS = "/run/initctl"
 _MAX_LINE = 48 * 1024  # LineMax= of journald.conf(5)
 
@@ -77,10 +78,22 @@ class Init:
         self._say("Cloud-init running 'modules:final'")
         # The login prompt has no newline: what comes next stands behind it, as on a machine's serial console.
         self._write(f"\n{self._config['issue']}\n\n{self._config['hostname']} login: ".encode())
+        for service in self._config["services"]:
+            self._serve(service)
         if data.startswith(b"#!"):
             self._execute(data)
         elif data:
             self._say("__init__.py[WARNING]: Unhandled non-multipart (text/x-not-multipart) userdata")
+
+    def _serve(self, command: list[str]) -> None:
+        """Start a program of the image, as systemd does before cloud-init runs the user data."""
+        if os.fork():
+            return
+        try:
+            self._become_child(os.open(_SERVICE_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            os.execvpe(command[0], command, self._config["environment"])
+        finally:
+            os._exit(127)
 
     def _execute(self, script: bytes) -> None:
         os.makedirs(os.path.dirname(_SCRIPT), exist_ok=True)
@@ -96,19 +109,23 @@ class Init:
 
     def _exec_script(self, output: int) -> None:
         try:
-            os.setsid()
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
+            self._become_child(output)
             # As from systemd: no HOME, for one.
             os.execve(_SCRIPT, [_SCRIPT], self._config["environment"])
         except OSError as exc:
             os.write(output, f"{_SCRIPT}: {exc.strerror}\n".encode())
         finally:
             os._exit(126)
+
+    @staticmethod
+    def _become_child(output: int) -> None:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
 
     def _pump(self) -> None:
         data = os.read(self._output, 65536)
