@@ -187,6 +187,10 @@ class Memory:
         with self._lock:
             return self._now() - self._refused.setdefault(token, self._now())
 
+    def was_refused(self, token: str) -> bool:
+        """Say whether EC2 has told this process that a token is used up."""
+        return token in self._refused
+
     def report(self, node_id: str, read: Callable[[], str | None]) -> str | None:
         """Return a node's report, which is read once."""
         if node_id not in self._reports:

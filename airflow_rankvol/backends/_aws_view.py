@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState
+from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState, to_iso
 
 #: How many volumes a node is to get; a node of a rendezvous is ready when it has them all.
 VOLUMES_TAG = "rankvol:volumes"
+#: How a node reports, where that is not by its console.
+REPORT_TAG = "rankvol:report"
 #: On the disk that a node boots from: its node. It carries no ``rankvol:key``, so it is no rank's volume.
 ROOT_TAG = "rankvol:root"
+
+_AFTER_CREATION = re.compile(r"\+(\d{1,9})s")
 
 _VOLUME_STATES = {
     "creating": VolumeState.CREATING,
@@ -83,18 +88,27 @@ def name_of(raw: Mapping[str, Any]) -> str:
 def volume_of(raw: Mapping[str, Any]) -> Volume:
     """Return a described volume."""
     state, holder = _volume_state(raw)
+    created_at = _utc(raw.get("CreateTime"))
     return Volume(
         id=raw["VolumeId"],
         name=name_of(raw),
         state=state,
         size_gib=raw["Size"],
         type=raw.get("VolumeType", ""),
-        created_at=_utc(raw.get("CreateTime")),
-        tags=our_tags(raw),
+        created_at=created_at,
+        tags=_dated(our_tags(raw), created_at),
         zone=raw.get("AvailabilityZone"),
         attached_to=holder,
         blank=not raw.get("SnapshotId") and not raw.get("SourceVolumeId"),
     )
+
+
+def _dated(tags: Tags | None, created_at: datetime) -> Tags | None:
+    """Turn an expiry that counts from the creation (``_aws_creation``) into a moment."""
+    found = _AFTER_CREATION.fullmatch(tags.expiry) if tags else None
+    if tags is None or found is None:
+        return tags
+    return tags.with_(expiry=to_iso(created_at + timedelta(seconds=int(found[1]))))
 
 
 def _volume_state(raw: Mapping[str, Any]) -> tuple[VolumeState, str | None]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
+from airflow_rankvol.backends._aws_creation import creation, hashed, volume_tags
 from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
 from airflow_rankvol.backends._aws_places import Places
-from airflow_rankvol.backends._aws_types import DEFAULT_TYPE
 from airflow_rankvol.backends._aws_view import (
     devices_of,
     instance_state,
@@ -44,11 +42,7 @@ class Volumes:
         found = self._find(request, known=True)
         if found is not None:
             return volume_of(found)
-        parameters = creation(request, request.zone or self._zone(request.tags))
-        try:
-            raw: Raw = self.ec2.call("CreateVolume", "create_volume", request.name, **parameters)
-        except BackendError as exc:
-            raw = self._refused(request, parameters, exc)
+        raw = self._create(request, request.zone or self._zone(request.tags))
         raw = {**raw, "Tags": raw.get("Tags") or tag_list(volume_tags(request))}
         self.memory.made_volume(raw)
         return volume_of(raw)
@@ -156,6 +150,30 @@ class Volumes:
             )  # fmt: skip
         return None
 
+    def _create(self, request: VolumeRequest, zone: str) -> Raw:
+        """Create under the oldest token that is not used up: what it has made already, EC2 returns.
+
+        An earlier try's token that answers with a mismatch stands for a volume that is gone, since the parameters are
+        the same in every try; unless the job has changed while EC2 did not list what was made of it before.
+        """
+        for token in request.earlier:
+            if self.memory.was_refused(token):
+                continue
+            try:
+                return self._call(request, creation(request, zone, token))
+            except BackendError as exc:
+                if code(exc) != "IdempotentParameterMismatch":
+                    return self._refused(request, creation(request, zone, token), exc)
+                self.memory.refused_since_s(token)
+        parameters = creation(request, zone)
+        try:
+            return self._call(request, parameters)
+        except BackendError as exc:
+            return self._refused(request, parameters, exc)
+
+    def _call(self, request: VolumeRequest, parameters: dict[str, Any]) -> Raw:
+        return self.ec2.call("CreateVolume", "create_volume", request.name, **parameters)
+
     def _refused(self, request: VolumeRequest, parameters: dict[str, Any], refusal: BackendError) -> Raw:
         """Return the volume that exists although its creation was refused, or raise why it was."""
         # At the storage quota the same token can be refused although its volume exists.
@@ -173,8 +191,8 @@ class Volumes:
                 NotReady, "create_volume", request.name,
                 f"its token was used before, and no volume is listed yet; it is looked for another {UNSEEN_S:.0f} s",
             ) from refusal  # fmt: skip
-        again = {**parameters, "ClientToken": _hash(f"{parameters['ClientToken']}/again")}
-        return self.ec2.call("CreateVolume", "create_volume", request.name, **again)
+        again = {**parameters, "ClientToken": hashed(f"{parameters['ClientToken']}/again")}
+        return self._call(request, again)
 
     def _zone(self, tags: Tags) -> str:
         return self.places.zone_for(tags.owner, tags.dag, tags.group)
@@ -226,37 +244,6 @@ class Volumes:
         if raw is not None:
             self.memory.saw_volumes([raw])
         return raw is not None and volume_of(raw).attached_to == node_id
-
-
-def creation(request: VolumeRequest, zone: str) -> dict[str, Any]:
-    """Return the parameters of CreateVolume."""
-    template = request.template
-    optional = {
-        "Iops": template.iops,
-        "Throughput": template.throughput,
-        "SnapshotId": template.snapshot,
-        "KmsKeyId": template.kms_key,
-        "Encrypted": True if template.encrypted else None,
-    }
-    return {
-        "AvailabilityZone": zone,
-        # The API's own default is gp2.
-        "VolumeType": template.type or DEFAULT_TYPE,
-        "Size": math.ceil(template.size_gib),
-        # 64 characters, as many as EC2 takes. The name is hashed, too: the same token for another volume is a mismatch.
-        "ClientToken": _hash(f"{request.token}/{request.tags.key}/{request.name}"),
-        "TagSpecifications": [{"ResourceType": "volume", "Tags": tag_list(volume_tags(request))}],
-        **{name: value for name, value in optional.items() if value is not None},
-    }
-
-
-def volume_tags(request: VolumeRequest) -> dict[str, str]:
-    """Return all tags of a new volume."""
-    return {**request.template.tags, "Name": request.name, **request.tags.to_dict()}
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _alive(raw: Raw, name: str) -> Raw:

@@ -88,13 +88,19 @@ def check_held(found: str, held_by: str | None, tags: Mapping[str, str], backend
 
 @dataclass(frozen=True, slots=True)
 class VolumeRequest:
-    """A volume to create. ``token`` makes the call idempotent where the cloud takes one."""
+    """A volume to create. ``token`` makes the call idempotent where the cloud takes one.
+
+    Args:
+        earlier: tokens of the tries before, oldest first: what one of these has made, and no listing shows yet, is that
+            volume. One that stands for a volume that is gone is used up.
+    """
 
     name: str
     zone: str | None
     template: VolumeTemplate
     tags: Tags
     token: str
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

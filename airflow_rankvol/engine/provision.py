@@ -18,6 +18,8 @@ from airflow_rankvol.spec.templates import Scope
 # EBS volumes are available within seconds; one that is not by then never will be.
 AVAILABLE_TIMEOUT_S = 120.0
 DELETED_TIMEOUT_S = 120.0
+# What a try made that was killed, the next one may not see listed yet; more tries do not fit into that moment.
+EARLIER_TRIES = 2
 
 
 def provision(
@@ -30,7 +32,7 @@ def provision(
     handed out carries an ``attempt``: the teardown and the reaper tell by it what a killed call left half-way.
 
     Args:
-        generation: number of this try; part of the idempotency tokens, because a token is burned with its volume.
+        generation: number of this try, from 1; part of the idempotency tokens: each is burned with its volume.
         lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
     Raises:
@@ -187,13 +189,16 @@ def request_of(
         key=wanted.key,
         expiry=end["rankvol:expiry"],
     )
-    text = f"{group.owner}/{wanted.key}/{wanted.mount_index}/{wanted.rank}/{wanted.name}/{generation}"
+    text = f"{group.owner}/{wanted.key}/{wanted.mount_index}/{wanted.rank}/{wanted.name}"
+    first = max(1, generation - EARLIER_TRIES)
+    *earlier, token = (hashlib.sha256(f"{text}/{n}".encode()).hexdigest() for n in range(first, generation + 1))
     return VolumeRequest(
         name=wanted.name,
         zone=zone,
         template=template,
         tags=tags,
-        token=hashlib.sha256(text.encode()).hexdigest(),
+        token=token,
+        earlier=tuple(earlier),
     )
 
 
