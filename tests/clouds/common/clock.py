@@ -35,6 +35,11 @@ class Clock:
     def _passed(self) -> float:
         return (time.time() if self._frozen_at is None else self._frozen_at) * self.rate + self._offset_s
 
+    @property
+    def frozen(self) -> bool:
+        """Whether only ``advance`` moves the time."""
+        return self._frozen_at is not None
+
     def run_at(self, rate: float) -> None:
         """Let so many seconds pass in each second from now on."""
         if rate <= 0:

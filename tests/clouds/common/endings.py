@@ -23,10 +23,14 @@ class Ending:
     console: str = ""
     script: str = ""
 
+    def outcome(self, view: dict[str, Any], user_data: bytes) -> Any:
+        """Return what the script says, or the text where there is no script."""
+        if not self.script:
+            return self.console
+        module, _, name = self.script.partition(":")
+        return getattr(importlib.import_module(module), name)(view, user_data)
+
     def text(self, view: dict[str, Any], user_data: bytes) -> bytes | None:
         """Return what is on the console at the end, or None when it goes on."""
-        if not self.script:
-            return self.console.encode()
-        module, _, name = self.script.partition(":")
-        found: str | None = getattr(importlib.import_module(module), name)(view, user_data)
+        found: str | None = self.outcome(view, user_data)
         return None if found is None else found.encode()

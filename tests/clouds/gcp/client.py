@@ -1,0 +1,92 @@
+"""Starting, stopping and steering the double from tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.clouds.common.client import Process
+from tests.clouds.gcp.model import PROJECT
+
+ZONE, OTHER_ZONE = "us-central1-a", "us-central1-b"
+
+
+class Double(Process):
+    """One process of the double of Google Cloud; control.py lists the verbs that have no method here."""
+
+    package = "tests.clouds.gcp"
+
+    def bugs(self) -> list[str]:
+        """Return what the double itself did wrong: answers that are not as the discovery document has them."""
+        found: list[str] = self("bugs")
+        return found
+
+    def actions(self, access_key: str = "") -> list[str]:
+        """Return every ``service:method`` called since the start with that token; anonymous calls have none."""
+        found: list[str] = self("actions", access_key=access_key)
+        return found
+
+    def permissions(self) -> list[str]:
+        """Return every permission that was needed since the start."""
+        found: list[str] = self("permissions")
+        return found
+
+    def connection_extra(self) -> dict[str, Any]:
+        """Return the extra of an Airflow connection of type ``google_cloud_platform`` that leads here."""
+        return {"project": PROJECT, "endpoint_url": self.url, "is_anonymous": True, "num_retries": 0}
+
+    def env(self) -> dict[str, str]:
+        """Return the environment of a process whose calls to Google lead here."""
+        connection = json.dumps({"conn_type": "google_cloud_platform", "extra": self.connection_extra()})
+        return {
+            "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": connection,
+            "GOOGLE_CLOUD_PROJECT": PROJECT,
+            "STORAGE_EMULATOR_HOST": self.url,
+            "NO_GCE_CHECK": "true",
+        }
+
+    def rest(self) -> Rest:
+        """Return a plain client for the double's APIs; it does not retry."""
+        return Rest(self.url)
+
+
+class Refused(Exception):
+    """An error that the double answered."""
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        self.status = status
+        self.reason: str = error["errors"][0]["reason"]
+        self.message: str = error["message"]
+        self.error = error
+        super().__init__(f"{status} {self.reason}: {self.message}")
+
+
+class Rest:
+    """Calls of Compute Engine's by path, and one word for each that tests often need."""
+
+    def __init__(self, url: str) -> None:
+        import requests
+
+        self.url = url
+        self._session = requests.Session()
+        self._session.headers["User-Agent"] = "tests"
+
+    def __call__(self, http: str, path: str, body: Any = None, **query: Any) -> Any:
+        """Do a call; ``path`` is what comes after the project, or is whole when it begins with a slash."""
+        where = path if path.startswith("/") else f"/compute/v1/projects/{PROJECT}/{path}"
+        answer = self._session.request(http, self.url + where, json=body, params=query, timeout=60)
+        if answer.status_code >= 400:
+            raise Refused(answer.status_code, answer.json()["error"])
+        return answer.json() if answer.content else None
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Read something."""
+        return self("GET", path, **query)
+
+    def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        """Create or change something."""
+        return self("POST", path, body, **query)
+
+    def delete(self, path: str, **query: Any) -> Any:
+        """Delete something."""
+        return self("DELETE", path, **query)

@@ -1,0 +1,107 @@
+"""What all lists share: filters, order, pages and scopes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from tests.clouds.gcp.errors import GceError, invalid, not_modelled
+from tests.clouds.gcp.filters import matcher
+from tests.clouds.gcp.model import PROJECT, ROOT
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+PAGE = 500  # disc: maxResults, "Acceptable values are 0 to 500, inclusive"
+
+
+class Lister(Generic[T]):
+    """Answers list and aggregatedList for resources of one kind.
+
+    Args:
+        scope: "zones", "regions" or "global".
+        collection: such as "disks"; also the name of the part of an aggregated list.
+        kind: such as "disk", as in ``compute#diskList``.
+    """
+
+    def __init__(self, scope: str, collection: str, kind: str) -> None:
+        self._scope = scope
+        self._collection = collection
+        self._kind = kind
+
+    def answer(self, params: Json, found: Iterable[T], view: Callable[[T], Json]) -> Json:
+        """Return one page of a list."""
+        place = "global" if self._scope == "global" else f"{self._scope}/{params[self._scope.removesuffix('s')]}"
+        page, token = self._page(params, found, view)
+        seen: Json = {
+            "kind": f"compute#{self._kind}List",
+            "id": f"projects/{PROJECT}/{place}/{self._collection}",
+            "selfLink": f"{ROOT}projects/{PROJECT}/{place}/{self._collection}",
+            "items": page,
+        }
+        # A list without results has no items at all.
+        return {k: v for k, v in {**seen, "nextPageToken": token}.items() if v}
+
+    def aggregated(
+        self, params: Json, found: Iterable[T], view: Callable[[T], Json], scopes: Iterable[str], lost: Iterable[str]
+    ) -> Json:
+        """Return one page of the list of all zones; zones without results have a warning in their place.
+
+        Args:
+            lost: zones that cannot be reached (disc: warning.code UNREACHABLE, "A given scope cannot be reached").
+        """
+        gone = set(lost)
+        page, token = self._page(params, found, view)
+        items: Json = {}
+        for zone in scopes:
+            here = [v for v in page if v["zone"].rpartition("/")[2] == zone]
+            code = "UNREACHABLE" if zone in gone else "NO_RESULTS_ON_PAGE"
+            items[f"zones/{zone}"] = {self._collection: here} if here and zone not in gone else _warning(code, zone)
+        seen: Json = {
+            "kind": f"compute#{self._kind}AggregatedList",
+            "id": f"projects/{PROJECT}/aggregated/{self._collection}",
+            "selfLink": f"{ROOT}projects/{PROJECT}/aggregated/{self._collection}",
+            "items": items,
+        }
+        return {**seen, "nextPageToken": token} if token else seen
+
+    def _page(self, params: Json, found: Iterable[T], view: Callable[[T], Json]) -> tuple[list[Json], str]:
+        if params.get("orderBy") not in (None, "name"):
+            raise not_modelled(f"orderBy={params['orderBy']}")
+        limit = params.get("maxResults", PAGE)
+        if not 0 <= limit <= PAGE:
+            raise invalid("maxResults", limit, f"Acceptable values are 0 to {PAGE}, inclusive.")
+        matches = matcher(params.get("filter", ""))
+        views = [seen for seen in map(view, found) if matches(seen)]
+        rest = _after(params, views)
+        if not limit or len(rest) <= limit:
+            return rest, ""
+        return rest[:limit], _token(params, rest[limit - 1])
+
+
+def _warning(code: str, zone: str) -> Json:
+    text = "There are no results for scope" if code == "NO_RESULTS_ON_PAGE" else "Could not reach scope"
+    data = [{"key": "scope", "value": f"zones/{zone}"}]
+    return {"warning": {"code": code, "message": f"{text} 'zones/{zone}' on this page.", "data": data}}
+
+
+def _token(params: Json, last: Json) -> str:
+    place = [params.get("filter", ""), last["name"], last.get("zone", "")]
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _after(params: Json, views: list[Json]) -> list[Json]:
+    """Return what comes after the page that a token was for."""
+    token = params.get("pageToken")
+    if not token:
+        return views
+    try:
+        wish, name, zone = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError:
+        raise invalid("pageToken", token, "The page token is malformed.") from None
+    if wish != params.get("filter", ""):
+        # [U] what another filter does with a token; a client that changes it between pages has a bug.
+        raise GceError(400, "invalid", "Invalid value for field 'pageToken': it was given for another filter.")
+    return [v for v in views if (v["name"], v.get("zone", "")) > (name, zone)]

@@ -1,0 +1,131 @@
+"""Machine types: their size, how many disks they take, and which kinds of disks."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+_PD = frozenset(("pd-standard", "pd-balanced", "pd-ssd", "pd-extreme"))
+_SOLID = frozenset(("pd-balanced", "pd-ssd"))
+_HYPER = frozenset(("hyperdisk-balanced", "hyperdisk-extreme", "hyperdisk-throughput"))
+
+# Which disks a family takes (gce/machine-resource, "Disk types supported"; CLOUD_FACTS: c4, n4, a4, h3 … take only
+# Hyperdisk). Hyperdisk Extreme takes a large machine: the least number of its CPUs stands below.
+FAMILIES: dict[str, frozenset[str]] = {
+    "a2": _PD - {"pd-extreme"},
+    "a3": _SOLID | _HYPER,
+    "a4": _HYPER - {"hyperdisk-throughput"},
+    "c2": _PD - {"pd-extreme"},
+    "c3": _SOLID | _HYPER,
+    "c4": _HYPER,
+    "c4a": _HYPER,
+    "e2": _PD - {"pd-extreme"},
+    "g2": _SOLID | {"hyperdisk-throughput"},
+    "h3": _HYPER - {"hyperdisk-extreme"},
+    "m3": (_PD - {"pd-standard"}) | _HYPER,
+    "n1": _PD - {"pd-extreme"},
+    "n2": _PD | {"hyperdisk-throughput", "hyperdisk-extreme"},
+    "n2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
+    "n4": _HYPER - {"hyperdisk-extreme"},
+    "t2a": _PD - {"pd-extreme"},
+    "t2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
+}
+_EXTREME_FROM = {"a3": 1, "a4": 1, "c3": 88, "c4": 96, "c4a": 64, "m3": 64, "n2": 80}
+_ARM = ("t2a", "c4a")
+_ACCELERATORS = {"a2": "nvidia-tesla-a100", "a3": "nvidia-h100-80gb", "a4": "nvidia-b200", "g2": "nvidia-l4"}
+
+
+@dataclass(frozen=True)
+class MachineType:
+    """One machine type."""
+
+    name: str
+    cpus: int
+    memory_mb: int
+    shared: bool = False
+    gpus: int = 0
+
+    @property
+    def family(self) -> str:
+        """The series, such as ``n2``."""
+        return self.name.partition("-")[0]
+
+    @property
+    def max_disks(self) -> int:
+        """How many disks it takes, the boot disk included.
+
+        CLOUD_FACTS, csi: 128; shared-core types 16; N4 16 up to 8 CPUs, then 32; C4 by its CPUs, from 8 to 128
+        [U: the steps between].
+        """
+        if self.shared:
+            return 16
+        if self.family == "n4":
+            return 16 if self.cpus <= 8 else 32
+        if self.family in ("c4", "c4a"):
+            return next(
+                limit for most, limit in ((2, 8), (4, 16), (8, 32), (24, 64), (10_000, 128)) if self.cpus <= most
+            )
+        return 128
+
+    def takes(self, disk_type: str) -> bool:
+        """Return whether a disk of that type can be attached."""
+        if disk_type not in FAMILIES[self.family]:
+            return False
+        return disk_type != "hyperdisk-extreme" or self.cpus >= _EXTREME_FROM.get(self.family, 1)
+
+    def view(self, zone: str, root: str) -> dict[str, Any]:
+        """Return it as answers hold it."""
+        seen: dict[str, Any] = {
+            "kind": "compute#machineType",
+            "id": str(zlib.crc32(self.name.encode())),
+            "name": self.name,
+            "description": f"{self.cpus} vCPUs, {self.memory_mb // 1024} GB RAM",
+            "guestCpus": self.cpus,
+            "memoryMb": self.memory_mb,
+            "maximumPersistentDisks": self.max_disks,
+            "maximumPersistentDisksSizeGb": str(3 * 1024 if self.shared else 257 * 1024),
+            "isSharedCpu": self.shared,
+            "architecture": "ARM64" if self.family in _ARM else "X86_64",
+            "zone": zone,
+            "selfLink": f"{root}/zones/{zone}/machineTypes/{self.name}",
+        }
+        if self.gpus:
+            cards = {"guestAcceleratorType": _ACCELERATORS[self.family], "guestAcceleratorCount": self.gpus}
+            seen["accelerators"] = [cards]
+        return seen
+
+
+def _types() -> dict[str, MachineType]:
+    made = [
+        MachineType("e2-micro", 2, 1024, shared=True),
+        MachineType("e2-small", 2, 2048, shared=True),
+        MachineType("e2-medium", 2, 4096, shared=True),
+        MachineType("n1-standard-1", 1, 3840),
+        MachineType("a2-highgpu-1g", 12, 87_040, gpus=1),
+        MachineType("a3-highgpu-8g", 208, 1_916_928, gpus=8),
+        MachineType("a4-highgpu-8g", 224, 4_063_232, gpus=8),
+        MachineType("g2-standard-4", 4, 16_384, gpus=1),
+        MachineType("h3-standard-88", 88, 360_448),
+    ]
+    sizes = {
+        "c2": (4, 8, 16, 30, 60),
+        "c3": (4, 8, 22, 44, 88, 176),
+        "c4": (2, 4, 8, 16, 24, 32, 48, 96, 192),
+        "c4a": (1, 2, 4, 8, 16, 32, 48, 64, 72),
+        "e2": (2, 4, 8, 16, 32),
+        "m3": (64, 128),
+        "n1": (2, 4, 8, 16, 32, 64, 96),
+        "n2": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
+        "n2d": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224),
+        "n4": (2, 4, 8, 16, 32, 48, 64, 80),
+        "t2a": (1, 2, 4, 8, 16, 32, 48),
+        "t2d": (1, 2, 4, 8, 16, 32, 48, 60),
+    }
+    for family, all_cpus in sizes.items():
+        kind = "megamem" if family == "m3" else "standard"
+        made += [MachineType(f"{family}-{kind}-{cpus}", cpus, cpus * 4096) for cpus in all_cpus]
+    return {m.name: m for m in made}
+
+
+TYPES = _types()
