@@ -78,8 +78,8 @@ class GatherRankResults(RankJobOperator):
         if missing and (not job.allow_missing or not outputs):
             advice = "fix and clear it" + ("" if job.allow_missing else ", or set allow_missing=True")
             raise GatherIncomplete(
-                f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Its volume "
-                f"is kept until its expiry: {advice}",
+                f"rank {ranks_text(missing)} of {len(slots)} did not succeed, so there is no whole result. Unless its "
+                f"policy is delete_always, its volume is kept until its expiry: {advice}",
                 missing=missing,
             )
         if not job.gathers_on_node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: ext4 has no room for its journal below about 2 MiB; a little more leaves some for data.
 MIN_IMAGE_GIB = 8 / 1024
+#: What stands at a disk's end while a node formats it, with the volume's id (``rv_mark`` in bootstrap.sh).
+FORMATTING = b"rankvol is formatting "
 _GIB = 1 << 30
 _TOOLS = ("bash", "mkfs.ext4", "blkid", "blockdev", "mount", "umount", "losetup")
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
@@ -107,18 +110,36 @@ def holds_record(disk: Path, key: str) -> bool | None:
 
 def _image_holds_record(image: Path, key: str) -> bool | None:
     """Read an image's directory without mounting it, its journal applied first, as mounting it would."""
-    features = _debugfs(image, "features")
-    if "needs_recovery" in features:
-        journal = ["e2fsck", "-y", "-E", "journal_only", str(image)]
-        subprocess.run(journal, env={"PATH": search_path()}, capture_output=True, check=False)
-        features = _debugfs(image, "features")
-    if "Filesystem features:" not in features or "needs_recovery" in features:
+    if _is_being_formatted(image):
+        return False
+    try:
+        features, _ = _debugfs(image, "features")
+        if "needs_recovery" in features:
+            journal = ["e2fsck", "-y", "-E", "journal_only", str(image)]
+            subprocess.run(journal, env={"PATH": search_path()}, capture_output=True, check=False)
+            features, _ = _debugfs(image, "features")
+        if "Filesystem features:" not in features or "needs_recovery" in features:
+            return None
+        listing, problems = _debugfs(image, f"ls -p /.rankvol/{key}")
+    except FileNotFoundError:  # debugfs or e2fsck, which mkfs.ext4 may come without
         return None
-    listing = _debugfs(image, f"ls -p /.rankvol/{key}")
-    return any(line.split("/")[5].startswith("record") for line in listing.splitlines() if line.count("/") >= 6)
+    if any(line.split("/")[5].startswith("record") for line in listing.splitlines() if line.count("/") >= 6):
+        return True
+    # It exits with 0 whatever happens. Only a whole listing, or none because nothing is there, says that there is none.
+    return False if not problems or problems.endswith("File not found by ext2_lookup") else None
 
 
-def _debugfs(image: Path, request: str) -> str:
+def _is_being_formatted(image: Path) -> bool:
+    """Say whether a node was cut off in formatting a volume: then nothing was ever mounted from it (``rv_format``)."""
+    with image.open("rb") as file:
+        file.seek((image.stat().st_size // 4096 - 16) * 4096)
+        return file.read(4096).rstrip(b"\0") == FORMATTING + image.parent.name.encode()
+
+
+def _debugfs(image: Path, request: str) -> tuple[str, str]:
+    """Return what a request printed, and what went wrong, without the line that tells the version."""
     command = ["debugfs", "-R", request, str(image)]
     environment = {"PATH": search_path(), "DEBUGFS_PAGER": "cat"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stderr.splitlines() if not re.match(r"debugfs \d", line)]
+    return done.stdout, "\n".join(lines).strip()

@@ -76,6 +76,8 @@ def test_a_format_that_was_cut_off_is_made_again(image: Lab, cut: int) -> None:
         assert file.read(4096) == bytes(4096), "the mark of the format stayed"
         file.seek((size // 4096 - 16) * 4096)
         file.write(mark)
+    # Nothing was ever mounted from it, so the reaper need not keep it.
+    assert image.backend.holds_result(volume.id, image.key) is False
     assert image.run_rank(volume, attempt=2, may_format=False).phase == "setup"
     assert image.run_rank(volume, attempt=3, commands="echo again").text("log_tail") == "again\n"
     with path.open("rb") as file:
@@ -182,3 +184,25 @@ def test_an_image_whose_journal_was_not_applied_is_read_after_it_was(image: Lab)
     assert image.backend.holds_result(volume.id, image.key) is True
     features = subprocess.run(["debugfs", "-R", "features", command[4]], capture_output=True, text=True, check=True)
     assert "needs_recovery" not in features.stdout
+
+
+def test_of_a_directory_that_cannot_be_read_nobody_tells(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged block, or no debugfs here, is no word that there is no result."""
+    volume = image.volume()
+    image.run_rank(volume)
+    until(lambda: not disk.loops_of(disk_of(image, volume)), "the kernel is still flushing it")
+    path = disk_of(image, volume)
+    with monkeypatch.context() as bare:
+        bare.setattr(disk, "search_path", lambda: str(path.parent))
+        assert image.backend.holds_result(volume.id, image.key) is None
+    command = ["debugfs", "-R", f"blocks /.rankvol/{image.key}", str(path)]
+    blocks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    with path.open("r+b") as file:
+        file.seek(int(blocks[0]) * _block_size(path) + 40)
+        file.write(b"\xff" * 8)
+    assert image.backend.holds_result(volume.id, image.key) is None
+
+
+def _block_size(path: Path) -> int:
+    stats = subprocess.run(["debugfs", "-R", "stats -h", str(path)], check=True, capture_output=True, text=True).stdout
+    return int(next(line.split()[-1] for line in stats.splitlines() if line.startswith("Block size:")))
