@@ -13,8 +13,9 @@ from airflow.sdk import BaseOperator, XComArg
 from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol.backends.base import Backend, Selector
+from airflow_rankvol.engine.loop import launch, run
 from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.engine.step import launch, run, stop_own
+from airflow_rankvol.engine.step import stop_own
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner

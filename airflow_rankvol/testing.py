@@ -63,6 +63,7 @@ class FakeBackend(FakeCloud):
     platform = "local"  # the fake reads only the variables at the head of the rendered script
     supports_rendezvous = True
     concurrency = 1
+    listing_lag_s = 0.0
     stager: Stager | None = None
     zone: str | None = None
 

@@ -12,7 +12,8 @@ from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent
 
 from airflow_rankvol._endings import ending_of_parts, log_failure, xcoms_of
 from airflow_rankvol.backends.base import Backend
-from airflow_rankvol.engine.step import Outcome, mark_collected, step, stop_own
+from airflow_rankvol.engine.loop import Watch
+from airflow_rankvol.engine.step import Outcome, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import BackendError, RetryableError
 from airflow_rankvol.hooks import aget_backend
@@ -149,13 +150,14 @@ class RankTrigger(BaseTrigger):
     async def _wait(self, work: Work) -> Outcome:
         backend = await aget_backend(self.conn_id)
         observer = observer_of(self.conn_id, backend, work.group)
+        watch = Watch(backend, work)
         while True:
             try:
                 observation = await observer.observe()
             except RetryableError as exc:
                 self.log.warning("Could not observe %s: %s", work.node_name, exc)
                 continue
-            outcome = await asyncio.to_thread(step, backend, work, observation)
+            outcome = await asyncio.to_thread(watch.step, observation)
             if outcome:
                 return outcome
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_rankvol.backends._aws_calls import Ec2, code
 from airflow_rankvol.backends._aws_check_nodes import check_nodes
+from airflow_rankvol.backends._aws_creation import creation, volume_tags
 from airflow_rankvol.backends._aws_launch import Machine, node_tags, root_tags, shape
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
 from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
-from airflow_rankvol.backends._aws_volumes import creation, volume_tags
 from airflow_rankvol.backends._aws_zones import choose_zone
 from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.errors import BackendError, ConfigError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._aws_calls import Ec2
 from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Clients
 from airflow_rankvol.backends._aws_looks import Looks
-from airflow_rankvol.backends._aws_memory import Memory, Raw
+from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
 from airflow_rankvol.backends._aws_nodes import Nodes
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_staging import S3Staging
@@ -42,6 +42,7 @@ class AwsBackend:
     platform = "ec2"
     supports_rendezvous = True
     concurrency = 64
+    listing_lag_s = UNSEEN_S
 
     def __init__(
         self,

@@ -139,12 +139,18 @@ class Stager(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """A place where volumes and nodes live. ``concurrency`` is how many calls the engine may make at once."""
+    """A place where volumes and nodes live.
+
+    Args:
+        concurrency: how many calls the engine may make at once.
+        listing_lag_s: for how long an observation may lack what exists, in seconds.
+    """
 
     name: str
     platform: str
     supports_rendezvous: bool
     concurrency: int
+    listing_lag_s: float
     clock: Clock
     poll_interval_s: float
 

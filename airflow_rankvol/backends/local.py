@@ -47,6 +47,7 @@ class LocalBackend:
     platform = "local"
     supports_rendezvous = True
     concurrency = 1
+    listing_lag_s = 0.0
     stager = None  # a start script is a file here, of any size
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One step of one node's work: observe, decide, act. The loop of a task and the trigger both call it."""
+"""One step of one node's work: decide, act. ``engine.loop`` says when, for a task and for the trigger alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
-from airflow_rankvol.engine.failures import FAILURES, failed, not_launched, report_error
+from airflow_rankvol.engine.failures import FAILURES, failed, report_error
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.results import (
     Report,
@@ -51,44 +51,11 @@ def step(backend: Backend, work: Work, observation: Observation, launcher: Launc
     Args:
         launcher: needed to launch; without one an absent node counts as lost.
     """
-    return _advance(backend, work, observation, launcher).outcome
-
-
-def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
-    """Launch, then step until the work has ended: the synchronous loop."""
-    outcome = launch(backend, work, launcher)
-    while outcome is None:
-        outcome = step(backend, work, patiently(backend, backend.observe, work.group))
-        if outcome is None:
-            backend.clock.sleep(backend.poll_interval_s)
-    return outcome
-
-
-def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
-    """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
-    before = Action.WAIT
-    launched = False
-    refusal: RetryableError | None = None
-    while True:
-        observation = patiently(backend, backend.observe, work.group)
-        if own_node(work, observation) and _gang_launched(work, observation):
-            return None
-        move = _advance(backend, work, observation, launcher)
-        action = move.action
-        # A volume may show its new node before the node itself is listed.
-        unseen = launched and action is Action.FAIL_CONFLICT and backend.clock.now() <= work.deadline
-        if move.outcome and not unseen:
-            return _explained(work, move, refusal)
-        launched = launched or action is Action.LAUNCH
-        refusal = move.refusal or (None if action is Action.LAUNCH else refusal)
-        # What was just done is looked at without delay, but not asked for again and again.
-        if action is Action.WAIT or action is before:
-            backend.clock.sleep(backend.poll_interval_s)
-        before = action
+    return advance(backend, work, observation, launcher).outcome
 
 
 @dataclass(frozen=True, slots=True)
-class _Move:
+class Move:
     """What one step did; ``refusal`` is why it could not do what was due."""
 
     action: Action
@@ -96,23 +63,16 @@ class _Move:
     refusal: RetryableError | None = None
 
 
-def _explained(work: Work, move: _Move, refusal: RetryableError | None) -> Outcome | None:
-    """Let a node that was never had say what the cloud answered all the time."""
-    outcome = move.outcome
-    if outcome is None or outcome.error is None or refusal is None or move.action is not Action.FAIL_BOOT:
-        return outcome
-    return replace(outcome, error=not_launched(work, refusal))
-
-
-def _advance(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None) -> _Move:
+def advance(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None) -> Move:
+    """Do the one next thing for this work; what the cloud refuses for now is left to the next observation."""
     situation = situation_of(work, observation, backend.clock.now(), may_launch=launcher is not None)
     action = decide(situation)
     try:
-        return _Move(action, _act(backend, work, observation, launcher, action))
+        return Move(action, _act(backend, work, observation, launcher, action))
     except RetryableError as exc:
         if backend.clock.now() > work.deadline:
             raise
-        return _Move(Action.WAIT, refusal=exc)  # the next observation decides again
+        return Move(Action.WAIT, refusal=exc)  # the next observation decides again
 
 
 def stop_own(backend: Backend, work: Work) -> Node | None:
@@ -139,10 +99,6 @@ def choose_attempt(work: Work, observation: Observation, try_number: int) -> Wor
     if over and newest < try_number:
         return work.at_attempt(try_number)
     return current
-
-
-def _gang_launched(work: Work, observation: Observation) -> bool:
-    return not work.rendezvous or len(gang_nodes(work, observation)) >= work.nodes or bool(culprit(work, observation))
 
 
 def _act(

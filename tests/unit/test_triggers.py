@@ -14,8 +14,8 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEven
 from airflow_rankvol import triggers
 from airflow_rankvol.backends.base import Clock
 from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.loop import launch
 from airflow_rankvol.engine.provision import provision
-from airflow_rankvol.engine.step import launch
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.plan import RunIdentity, make_plan
 from airflow_rankvol.records import Group, Role, Slot, SlotVolume

@@ -81,6 +81,11 @@ class Control(BaseControl):
         with self._world.lock:
             return self._ec2.stuck.release(volume)
 
+    def do_unlist(self, resource: str, seconds: float) -> None:
+        """Let EC2 not know a volume or an instance for a while, as an answer from a place that lags behind may."""
+        with self._world.lock:
+            self._world.unlisted_until[resource] = self._world.now() + seconds
+
     def do_end_nodes(self, instance: str = "*", on: bool = True, **ending: Any) -> None:
         """Script how a recorded instance ends by itself (the fields of ``Ending``)."""
         with self._world.lock:

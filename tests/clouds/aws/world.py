@@ -58,6 +58,7 @@ class World:
         self.volumes: Shelf[Volume] = Shelf("vol")
         self.instances: Shelf[Instance] = Shelf("i")
         self.snapshots: Shelf[Snapshot] = Shelf("snap")
+        self.unlisted_until: dict[str, float] = {}
         self._numbers = itertools.count(1)
 
     def now(self) -> float:
@@ -86,7 +87,8 @@ class World:
 
     def seen(self, resource: Resource) -> bool:
         """Return whether other calls know the resource already."""
-        return self.now() >= resource.created_at + self.settings.visible_s
+        known_from = max(resource.created_at + self.settings.visible_s, self.unlisted_until.get(resource.id, 0.0))
+        return self.now() >= known_from
 
     def tags_of(self, resource: Resource) -> dict[str, str]:
         """Return the tags as they are seen now."""
@@ -115,5 +117,6 @@ class World:
         self.agenda.clear()
         for shelf in (self.volumes, self.instances, self.snapshots):
             shelf.clear()
+        self.unlisted_until.clear()
         self.settings = Settings()
         self.clock.freeze(False)

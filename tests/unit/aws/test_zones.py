@@ -53,7 +53,8 @@ def test_the_best_zones_share_the_groups(types: dict[str, str], free: dict[str, 
 
 def test_a_zone_that_has_a_machine_for_each_node_comes_before_one_with_more_types() -> None:
     region = Region({"a": "xyz", "b": "xg"}, {"a": 9, "b": 9})
-    job: dict[str, Any] = {"node": {"machine_type": "x, y, z"}, "gather_node": {"machine_type": "g"}, "gather": ["merge"]}
+    fields = {"node": {"machine_type": "x, y, z"}, "gather_node": {"machine_type": "g"}}
+    job: dict[str, Any] = {**fields, "gather": ["merge"]}
     assert chosen(region, **job) == {"b"}
     assert chosen(region, **{**job, "gather": []}) == {"a"}
 

@@ -9,9 +9,10 @@ from typing import Any
 from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.loop import launch, run
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
-from airflow_rankvol.engine.step import Outcome, choose_attempt, launch, mark_collected, run, step
+from airflow_rankvol.engine.step import Outcome, choose_attempt, mark_collected, step
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan

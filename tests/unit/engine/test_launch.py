@@ -107,7 +107,7 @@ def test_a_place_that_is_not_ready_is_asked_again() -> None:
     rig.create()
     stager.refusals = 3
     launcher = Launcher(rig.plan.job, FILES, tuple(rig.slots), "local", stager=stager)
-    from airflow_rankvol.engine.step import run
+    from airflow_rankvol.engine.loop import run
 
     assert run(rig.backend, rig.work(0), launcher).error is None
     assert len(stager.staged) == 1

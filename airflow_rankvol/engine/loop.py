@@ -1,0 +1,96 @@
+"""From step to step: the launch of a task, and the wait for a node's end in a task or a trigger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.decide import Action, decide
+from airflow_rankvol.engine.failures import not_launched
+from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.step import Move, Outcome, advance, step
+from airflow_rankvol.engine.views import culprit, failed_peer, gang_nodes, own_node, situation_of
+from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import RetryableError
+from airflow_rankvol.records import Observation
+
+
+class Watch:
+    """The steps of one work in one process, with what it takes several observations to know."""
+
+    def __init__(self, backend: Backend, work: Work) -> None:
+        self._backend = backend
+        self._work = work
+        self._missing_since: datetime | None = None
+
+    def step(self, observation: Observation) -> Outcome | None:
+        """Do the one next thing for the launched work; None while it goes on."""
+        if self._may_exist(observation):
+            return None
+        return step(self._backend, self._work, observation)
+
+    def _may_exist(self, observation: Observation) -> bool:
+        """Say whether a node that is not listed may only be missing from the listing for a moment."""
+        if not self._lacks_a_node(observation):
+            self._missing_since = None
+            return False
+        now = self._backend.clock.now()
+        self._missing_since = self._missing_since or now
+        return now - self._missing_since < timedelta(seconds=self._backend.listing_lag_s)
+
+    def _lacks_a_node(self, observation: Observation) -> bool:
+        """Say whether the next step would be to fail for want of a node: this work's, or one of its gang's."""
+        work = self._work
+        action = decide(situation_of(work, observation, self._backend.clock.now(), may_launch=False))
+        if action is Action.FAIL_GANG:
+            return failed_peer(work, observation) is None
+        # Where its volumes are not of this run, it looks as if a stranger had them.
+        return action is Action.FAIL_LOST or (action is Action.FAIL_CONFLICT and own_node(work, observation) is None)
+
+
+def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
+    """Launch, then step until the work has ended: the synchronous loop."""
+    outcome = launch(backend, work, launcher)
+    watch = Watch(backend, work)
+    while outcome is None:
+        outcome = watch.step(patiently(backend, backend.observe, work.group))
+        if outcome is None:
+            backend.clock.sleep(backend.poll_interval_s)
+    return outcome
+
+
+def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
+    """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
+    before = Action.WAIT
+    launched = False
+    refusal: RetryableError | None = None
+    while True:
+        observation = patiently(backend, backend.observe, work.group)
+        if own_node(work, observation) and _gang_launched(work, observation):
+            return None
+        move = advance(backend, work, observation, launcher)
+        action = move.action
+        # A volume may show its new node before the node itself is listed.
+        unseen = launched and action is Action.FAIL_CONFLICT and backend.clock.now() <= work.deadline
+        if move.outcome and not unseen:
+            return _explained(work, move, refusal)
+        launched = launched or action is Action.LAUNCH
+        refusal = move.refusal or (None if action is Action.LAUNCH else refusal)
+        # What was just done is looked at without delay, but not asked for again and again.
+        if action is Action.WAIT or action is before:
+            backend.clock.sleep(backend.poll_interval_s)
+        before = action
+
+
+def _gang_launched(work: Work, observation: Observation) -> bool:
+    return not work.rendezvous or len(gang_nodes(work, observation)) >= work.nodes or bool(culprit(work, observation))
+
+
+def _explained(work: Work, move: Move, refusal: RetryableError | None) -> Outcome | None:
+    """Let a node that was never had say what the cloud answered all the time."""
+    outcome = move.outcome
+    if outcome is None or outcome.error is None or refusal is None or move.action is not Action.FAIL_BOOT:
+        return outcome
+    return replace(outcome, error=not_launched(work, refusal))

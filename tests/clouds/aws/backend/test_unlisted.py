@@ -1,0 +1,96 @@
+"""Nodes that EC2 does not list for a moment: they are not lost, whoever waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from airflow_rankvol import triggers
+from airflow_rankvol.engine.loop import Watch, run
+from airflow_rankvol.errors import RankFailed
+from airflow_rankvol.triggers import RankTrigger
+from tests.clouds.aws.backend.kit import Lab, succeed
+from tests.unit.engine.engine_kit import Rig
+
+SUCCEED = f"{succeed.__module__}:{succeed.__name__}"
+
+
+def node_of(lab: Lab, rank: int = 0) -> str:
+    """Return the id of a rank's node."""
+    instances = lab.double.state()["instances"].items()
+    return str(next(node_id for node_id, found in instances if found["Tags"]["rankvol:rank"] == str(rank)))
+
+
+def wait(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool) -> str:
+    """Wait for a launched rank 0 as its task or its trigger does, and return the error."""
+    work = rig.work(0)
+    if not deferrable:
+        outcome = run(rig.backend, work, rig.launcher())
+        return str(outcome.error or "")
+
+    async def the_backend(_conn_id: str) -> Any:
+        return rig.backend
+
+    monkeypatch.setattr(triggers, "aget_backend", the_backend)
+
+    async def first() -> dict[str, Any]:
+        return cast("dict[str, Any]", (await anext(RankTrigger("aws_test", work.to_dict()).run())).payload)
+
+    return str(asyncio.run(first())["error"])
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_node_that_is_not_listed_for_a_moment_is_not_lost(
+    lab: Lab, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the process that launched it, nor by one that has never seen it."""
+    lab.double.freeze(False)
+    lab.double("end_nodes", script=SUCCEED, after_s=1.5)
+    rig = lab.rig(1)
+    rig.backend.poll_interval_s = 0.1
+    rig.create()
+    assert rig.launch(rig.begin(0)) is None
+    if deferrable:
+        rig.backend = cast("Any", lab.process())
+        rig.backend.poll_interval_s = 0.1
+    lab.double("unlist", resource=node_of(lab), seconds=0.7)
+    assert wait(rig, monkeypatch, deferrable=deferrable) == ""
+    assert lab.count("RunInstances") == 1
+    assert lab.count("TerminateInstances") == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_node_that_stays_unlisted_is_lost_after_a_minute(lab: Lab, known: bool) -> None:
+    rig = lab.rig(1)
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    lab.settle(70)  # what a process launched counts for a while of its own
+    watch = Watch(rig.backend if known else lab.process(), work)
+    lab.double("unlist", resource=node_of(lab), seconds=1e9)
+    before = lab.backend.clock.now()
+    while (outcome := watch.step(rig.observe())) is None:
+        lab.settle(5)
+    assert isinstance(outcome.error, RankFailed)
+    assert "is gone before it reported" in str(outcome.error)
+    assert timedelta(seconds=60) <= lab.backend.clock.now() - before < timedelta(seconds=90)
+
+
+def test_a_gang_goes_on_when_a_peer_is_not_listed_for_a_moment(lab: Lab) -> None:
+    rig = lab.rig(2, rendezvous=True)
+    rig.create()
+    works = [rig.begin(rank) for rank in range(2)]
+    watches = [Watch(rig.backend, work) for work in works]
+    assert [rig.launch(work) for work in works] == [None, None]
+    for _ in range(30):
+        assert [watch.step(rig.observe()) for watch in watches] == [None, None]
+        lab.settle(5)
+    assert all(node.released for node in rig.observe().nodes)
+    lab.double("unlist", resource=node_of(lab, 1), seconds=20.0)
+    for _ in range(10):
+        assert [watch.step(rig.observe()) for watch in watches] == [None, None]
+        lab.settle(5)
+    assert lab.count("TerminateInstances") == 0
