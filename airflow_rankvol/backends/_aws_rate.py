@@ -1,13 +1,11 @@
-"""EC2's request buckets: no call goes out for which the account has no token, so nothing earns throttling."""
+"""EC2's request buckets."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from airflow_rankvol.errors import Throttled
+from airflow_rankvol.backends._rate import MAX_WAIT_S, RateLimiter, Rates
 
 #: Action → tokens that its bucket holds, and tokens that come back per second. Each action has a bucket of its own,
 #: per account and region (Amazon EC2 Developer Guide, "Request throttling for the Amazon EC2 API").
@@ -26,29 +24,8 @@ READING = (100.0, 20.0)
 #: left us after the other, and the account would be throttled where the bucket is empty to the last token.
 JITTER_S = 1.0
 
-#: Longer than this a call does not wait for its turn, in seconds; the engine comes back to it.
-MAX_WAIT_S = 30.0
 
-
-@dataclass(slots=True)
-class _Bucket:
-    capacity: float
-    per_second: float
-    tokens: float
-    at: float
-
-    def take(self, now: float, max_wait_s: float) -> float | None:
-        """Return after how many seconds the call may go out, or None when that is too long to wait."""
-        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.per_second)
-        self.at = now
-        wait_s = max(0.0, (1 - self.tokens) / self.per_second)
-        if wait_s > max_wait_s:
-            return None
-        self.tokens -= 1  # below zero: those that wait have their turns one after the other
-        return wait_s
-
-
-class Limiter:
+class Limiter(RateLimiter):
     """The buckets of one account and region, shared by all threads of this process."""
 
     def __init__(
@@ -58,32 +35,4 @@ class Limiter:
         sleep: Callable[[float], None] = time.sleep,
         max_wait_s: float = MAX_WAIT_S,
     ) -> None:
-        self._now = now
-        self._sleep = sleep
-        self._max_wait_s = max_wait_s
-        self._lock = threading.Lock()
-        self._buckets: dict[str, _Bucket] = {}
-
-    def acquire(self, action: str) -> None:
-        """Wait until a call of this action may go out.
-
-        Raises:
-            Throttled: that would take too long.
-        """
-        with self._lock:
-            now = self._now()
-            if action not in self._buckets:
-                capacity, per_second = BUCKETS.get(action, READING)
-                capacity -= per_second * JITTER_S
-                self._buckets[action] = _Bucket(capacity, per_second, capacity, now)
-            bucket = self._buckets[action]
-            wait_s = bucket.take(now, self._max_wait_s)
-        if wait_s is None:
-            raise Throttled(
-                f"{action}: more than {self._max_wait_s:.0f} s of calls wait for their turn already; EC2 takes "
-                f"{bucket.per_second:g} a second. It is tried again",
-                backend="aws",
-                verb=action,
-            )
-        if wait_s:
-            self._sleep(wait_s)
+        super().__init__(Rates("aws", "EC2", READING, BUCKETS, JITTER_S), now=now, sleep=sleep, max_wait_s=max_wait_s)
