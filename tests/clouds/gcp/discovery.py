@@ -132,7 +132,7 @@ class Api:
         return next(self._wrongs(method.response, body), None)
 
     def _wrongs(self, schema: str, body: Any) -> Iterator[Wrong]:
-        for error in self._validator().iter_errors(body, {"$ref": schema}):
+        for error in self._validator().evolve(schema={"$ref": schema}).iter_errors(body):
             yield Wrong("".join(_step(step) for step in error.absolute_path), error.message, error.instance)
 
     def _validator(self) -> Any:

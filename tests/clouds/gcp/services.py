@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
+
+import google_crc32c
 
 from tests.clouds.gcp.calls import Request
 from tests.clouds.gcp.errors import GceError, not_modelled
@@ -87,7 +90,7 @@ class Services:
             )
             raise GceError(404, "notFound", text)
         data = versions[number - 1]
-        payload = {"data": base64.b64encode(data).decode(), "dataCrc32c": str(_crc32c(data))}
+        payload = {"data": base64.b64encode(data).decode(), "dataCrc32c": str(google_crc32c.value(data))}
         return {"name": f"{path}/versions/{number}", "payload": payload}
 
     # -- Cloud Storage
@@ -130,7 +133,16 @@ class Services:
 
     def _content(self, request: Request) -> Answer:
         blob = self.storage.blob(request.params["bucket"], request.params["object"])
-        return 200, [("Content-Type", blob.kind), ("x-goog-generation", str(blob.generation))], blob.content
+        headers = [("Content-Type", blob.kind), ("x-goog-generation", str(blob.generation))]
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if part is None:
+            return 200, headers, blob.content
+        start, size = int(part[1]), len(blob.content)
+        if start >= size:
+            raise GceError(416, "requestedRangeNotSatisfiable", "The requested range cannot be satisfied.")
+        content = blob.content[start : int(part[2] or size) + 1]
+        where = ("Content-Range", f"bytes {start}-{start + len(content) - 1}/{size}")
+        return 206, [*headers, where], content
 
     def _plain(self, request: Request) -> Answer:
         """Serve an object by its own URL: signed, or with a token."""
@@ -141,13 +153,3 @@ class Services:
             self.storage.put(bucket, request.params["object"], request.raw, {"contentType": request.kind})
             return 200, [], b""
         return self._content(request)
-
-
-def _crc32c(data: bytes) -> int:
-    """Return the Castagnoli checksum that Secret Manager sends."""
-    found = 0xFFFFFFFF
-    for byte in data:
-        found ^= byte
-        for _ in range(8):
-            found = (found >> 1) ^ (0x82F63B78 if found & 1 else 0)
-    return found ^ 0xFFFFFFFF

@@ -6,12 +6,13 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any
+
+import google_crc32c
 
 from tests.clouds.gcp.errors import GceError, invalid, not_modelled
 from tests.clouds.gcp.listing import PAGE
@@ -46,6 +47,7 @@ class Blob:
             "contentType": self.kind,
             "storageClass": "STANDARD",
             "md5Hash": base64.b64encode(hashlib.md5(self.content, usedforsecurity=False).digest()).decode(),
+            "crc32c": base64.b64encode(google_crc32c.value(self.content).to_bytes(4, "big")).decode(),
             "etag": f"E{self.generation}",
             "timeCreated": stamp(self.at),
             "updated": stamp(self.at),
@@ -190,16 +192,11 @@ def _folder(name: str, prefix: str, delimiter: str) -> str:
 
 
 def _parts(content: bytes, kind: str) -> tuple[Json, bytes, str]:
-    """Return metadata, content and its type of a multipart upload."""
-    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + content)
-    if not message.is_multipart():
-        raise not_modelled(f"an upload of {kind}")
-    about, data = list(message.iter_parts())
-    return json.loads(str(about.get_content())), _raw(content, kind), str(data.get_content_type())
-
-
-def _raw(content: bytes, kind: str) -> bytes:
-    """Return the last part as it was sent: a mail parser changes line ends."""
-    boundary = kind.partition("boundary=")[2].strip("\"' ").encode()
-    last = content.split(b"--" + boundary)[2]
-    return last.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+    """Return metadata, content and its type of a multipart upload; a mail parser would change line ends."""
+    if not kind.startswith("multipart/related") or "boundary=" not in kind:
+        raise not_modelled(f"a multipart upload of {kind}")
+    mark = b"--" + kind.partition("boundary=")[2].strip("\"' ").encode()
+    parts = [part.partition(b"\r\n\r\n") for part in content.split(mark)[1:3]]
+    about, data = (body.removesuffix(b"\r\n") for _, _, body in parts)
+    found = re.search(rb"(?i)content-type:\s*([^\r\n;]+)", parts[1][0])
+    return json.loads(about), data, found[1].decode() if found else ""
