@@ -62,6 +62,7 @@ class FakeCloud:
         self.endings: dict[tuple[str, int, int] | tuple[str, int], Ending] = dict(endings or {})
         self.volumes_per_node: int | None = None
         self.looks_inside = True
+        self.troubles: dict[str, str] = {}
         self.attach_at_launch = attach_at_launch
         self.crash_after = crash_after
         self.faults = FaultScript()

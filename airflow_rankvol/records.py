@@ -105,7 +105,8 @@ class Node:
     """A node as a backend sees it now.
 
     ``ready`` says that it has mounted its volumes and waits for its peers (rendezvous only). ``exit_code``
-    is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report.
+    is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report, ``trouble``
+    why it has not come up although it runs: that is looked into only when its ``boot_timeout`` is over.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Node:
     released: bool = False
     exit_code: int | None = None
     reason: str = ""
+    trouble: str = ""
 
     @property
     def label(self) -> str:

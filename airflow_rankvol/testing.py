@@ -13,7 +13,7 @@ nothing without our tags is ever deleted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_rankvol._fake import (
@@ -225,6 +225,11 @@ class FakeBackend(FakeCloud):
                 machine.told_at, machine.message = self.clock.now(), dict(message)
 
         self._batch("tell_nodes", node_ids, tell)
+
+    def boot_trouble(self, node_id: str, late_since: datetime) -> str:  # noqa: ARG002 - it has no earlier knowledge
+        """Return what ``troubles`` has for the node's name."""
+        name = self._name_of(node_id)
+        return self._verb("boot_trouble", name, lambda: self.troubles.get(name, ""))
 
     def read_report(self, node_id: str) -> str | None:
         """Return the node's report."""

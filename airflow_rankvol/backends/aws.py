@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from airflow_rankvol.backends._aws_boot import Boots
 from airflow_rankvol.backends._aws_calls import Ec2
 from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Clients
 from airflow_rankvol.backends._aws_looks import Looks
@@ -64,6 +66,7 @@ class AwsBackend:
         self.places = Places(self.ec2)
         self.volumes = Volumes(self.ec2, self.memory, self.places)
         self.nodes = Nodes(self.ec2, self.memory, self.places)
+        self.boots = Boots(self.ec2, self.clock.now, self.nodes.console)
 
     def __repr__(self) -> str:
         return f"AwsBackend({self.clients.conn_id!r})"
@@ -177,6 +180,10 @@ class AwsBackend:
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to nodes that wait for their peers."""
         self.nodes.tell(node_ids, message)
+
+    def boot_trouble(self, node_id: str, late_since: datetime) -> str:
+        """Say why a node that runs has not come up, by EC2's status checks and its console."""
+        return self.boots.trouble(node_id, late_since)
 
     def read_report(self, node_id: str) -> str | None:
         """Return the report that a node wrote to its console."""

@@ -215,6 +215,15 @@ class Backend(Protocol):
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to running nodes that wait for their peers (rendezvous)."""
 
+    def boot_trouble(self, node_id: str, late_since: datetime) -> str:
+        """Say why a node that runs has not come up; empty when it has, or where nobody can tell more than its state.
+
+        Asked once for each node, and only after its ``boot_timeout``: what one answer tells of several is kept.
+
+        Args:
+            late_since: when that was over; no older knowledge counts.
+        """
+
     def read_report(self, node_id: str) -> str | None:
         """Return the JSON report that the node's bootstrap wrote last; None when there is none."""
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -227,6 +228,10 @@ class LocalBackend:
             for node_id in node_ids:
                 if self.store.node(node_id) is not None:
                     linux.write(str(self.store.node_dir(node_id) / "go"), text)
+
+    def boot_trouble(self, node_id: str, late_since: datetime) -> str:  # noqa: ARG002 - a process that runs is up
+        """Return nothing: a node that runs has come up."""
+        return ""
 
     def read_report(self, node_id: str) -> str | None:
         """Return the node's report."""

@@ -29,6 +29,7 @@ class NodeView(Enum):
     ABSENT = "absent"
     PENDING = "pending"
     RUNNING = "running"
+    STUCK = "stuck"  # runs by the cloud's word, but did not come up in time
     ENDED = "ended"
 
 
@@ -124,7 +125,7 @@ TABLE: tuple[Rule, ...] = (
     Rule(Action.FAIL_SUPERSEDED, others=frozenset({Others.NEWER})),
     # What has ended is read before anything else, even late: a result is never thrown away.
     Rule(Action.COLLECT, node=frozenset({N.ENDED})),
-    Rule(Action.FAIL_LIFETIME, node=_UP, overdue=frozenset({D.LIFETIME})),
+    Rule(Action.FAIL_LIFETIME, node=_UP | {N.STUCK}, overdue=frozenset({D.LIFETIME})),
     Rule(Action.FAIL_GANG, gang=frozenset({G.BROKEN})),
     # One attempt at a time may hold the volume.
     Rule(Action.REMOVE_OLDER, others=frozenset({Others.OLDER})),
@@ -132,6 +133,7 @@ TABLE: tuple[Rule, ...] = (
     Rule(Action.FAIL_NO_VOLUME, volume=frozenset({V.ABSENT})),
     Rule(Action.FAIL_VOLUME, volume=frozenset({V.BROKEN})),
     Rule(Action.FAIL_CONFLICT, volume=frozenset({V.FOREIGN})),
+    Rule(Action.FAIL_BOOT, node=frozenset({N.STUCK})),
     # No node yet (or no more).
     Rule(Action.FAIL_LOST, node=frozenset({N.ABSENT}), may_launch=False),
     Rule(Action.FAIL_BOOT, node=frozenset({N.ABSENT}), overdue=_LATE),

@@ -100,6 +100,12 @@ def _boot_failed(work: Work, observation: Observation, node: Node | None) -> Ran
         if (volume := observation.volume(volume_id)) and volume.state is not VolumeState.AVAILABLE
     ]
     where = node.label if node else f"node {work.node_name}"
+    if node and node.trouble:
+        return DeadlineExceeded(
+            f"{work.label} of {work.nodes}: {where} runs, but its system did not come up within "
+            f"{work.boot_timeout_s:.0f} s: {node.trouble}; its volume is kept. Look at the node's image and machine "
+            "type; a retry starts a fresh node, NodeTemplate.boot_timeout gives it more time"
+        )
     return DeadlineExceeded(
         f"{work.label} of {work.nodes}: {where} did not come up with its volumes within "
         f"{work.boot_timeout_s:.0f} s ({'; '.join(held) or 'volumes available'}{waiting}). "

@@ -14,7 +14,7 @@ from airflow_rankvol.engine.step import Move, Outcome, advance, step
 from airflow_rankvol.engine.views import culprit, failed_peer, gang_nodes, own_node, situation_of
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import RetryableError
-from airflow_rankvol.records import Observation
+from airflow_rankvol.records import NodeState, Observation
 
 
 class Watch:
@@ -24,12 +24,29 @@ class Watch:
         self._backend = backend
         self._work = work
         self._missing_since: datetime | None = None
+        self._came_up = False
 
     def step(self, observation: Observation) -> Outcome | None:
         """Do the one next thing for the launched work; None while it goes on."""
         if self._may_exist(observation):
             return None
-        return step(self._backend, self._work, observation)
+        return step(self._backend, self._work, self._looked_into(observation))
+
+    def _looked_into(self, observation: Observation) -> Observation:
+        """Ask once of a node that runs whether it came up, when it should have: its state does not tell."""
+        node = own_node(self._work, observation)
+        if node is None or node.state is not NodeState.RUNNING or self._came_up:
+            return observation
+        late_since = node.created_at + timedelta(seconds=self._work.boot_timeout_s)
+        if self._backend.clock.now() <= late_since:
+            return observation
+        try:
+            trouble = self._backend.boot_trouble(node.id, late_since)
+        except RetryableError:
+            return observation  # the next look asks again
+        self._came_up = not trouble
+        nodes = tuple(replace(each, trouble=trouble) if each is node else each for each in observation.nodes)
+        return replace(observation, nodes=nodes)
 
     def _may_exist(self, observation: Observation) -> bool:
         """Say whether a node that is not listed may only be missing from the listing for a moment."""

@@ -194,11 +194,17 @@ def _overdue(work: Work, node: Node | None, now: datetime) -> Overdue:
     return Overdue.BOOT if now > started + timedelta(seconds=work.boot_timeout_s) else Overdue.NO
 
 
+def _node_view(node: Node | None) -> NodeView:
+    if node is None:
+        return NodeView.ABSENT
+    return NodeView.STUCK if node.trouble and node.state is NodeState.RUNNING else _NODE_VIEWS[node.state]
+
+
 def situation_of(work: Work, observation: Observation, now: datetime, *, may_launch: bool) -> Situation:
     """Reduce what was observed to what the decision needs."""
     node = own_node(work, observation)
     return Situation(
-        node=_NODE_VIEWS[node.state] if node else NodeView.ABSENT,
+        node=_node_view(node),
         volume=_volumes_view(work, observation, node),
         others=_others(work, observation),
         overdue=_overdue(work, node, now),

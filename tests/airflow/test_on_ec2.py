@@ -10,14 +10,15 @@ from tests.airflow.test_failure_shapes import kept_ranks
 
 
 @pytest.mark.parametrize("ground", ["aws"], indirect=True)
-def test_a_node_that_runs_but_whose_system_never_boots_is_ended_at_its_lifetime(
+def test_a_node_that_runs_but_whose_system_never_boots_is_ended_at_its_boot_timeout(
     bench: DagBench, ground: AwsGround
 ) -> None:
     """EC2 calls it running and gives it its volume; nothing on it could arm a timer."""
     ground.double("never_boot")
-    run = bench.run(bench.job(nodes=1, node={"lifetime": "2s"}))
+    run = bench.run(bench.job(nodes=1, node={"boot_timeout": "2s"}))
     assert run.states()["run_rank[0]"] == "failed"
-    assert "outlived its lifetime of 2 s" in run.log
+    assert "its system did not come up within 2 s" in run.log
+    assert "impaired" in run.log
     assert kept_ranks(bench, run) == [0]
 
 

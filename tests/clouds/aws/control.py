@@ -91,12 +91,13 @@ class Control(BaseControl):
         with self._world.lock:
             self._ec2.nodes.end_by(instance, Ending(**ending) if on else None)
 
-    def do_power_off(self, instance: str, console: str = "") -> None:
-        """Let an instance write that to its console and shut itself down."""
+    def do_power_off(self, instance: str, console: str = "", keep: bool = False) -> None:
+        """Let an instance write that to its console and shut itself down, or keep on running."""
         with self._world.lock:
             found = self._instance(instance)
             found.console += console.encode()
-            self._ec2.lifecycle.powered_off(found)
+            if not keep:
+                self._ec2.lifecycle.powered_off(found)
 
     def do_die(self, instance: str, reason: str = "Server.InternalError") -> None:
         """Let an instance die: its host failed."""

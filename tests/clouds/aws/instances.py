@@ -172,11 +172,21 @@ class Instances:
     def describe_instance_status(self, params: dict[str, Any]) -> dict[str, Any]:
         """DescribeInstanceStatus: of running ones, unless all are asked for."""
         ids = params.get("InstanceIds")
-        found = select(self._world, self._world.instances, ids, params, self._filters)
+        by_status = {**self._filters, "instance-status.status": self._word}
+        found = select(self._world, self._world.instances, ids, params, by_status)
         if not params.get("IncludeAllInstances"):
             found = [i for i in found if i.state == "running"]
         shown, token = page(params, ids, found, id_name="instancesSet")
-        return {"InstanceStatuses": [_status(i) for i in shown], "NextToken": token}
+        return {"InstanceStatuses": [_status(i, self._word(i)) for i in shown], "NextToken": token}
+
+    def _word(self, instance: Instance) -> str:
+        """Return the status of an instance: that of its system, as far as EC2 can see it from outside."""
+        settings = self._world.settings
+        if instance.state != "running":
+            return "not-applicable"
+        if self._world.now() < instance.created_at + settings.launch_s + settings.status_check_s:
+            return "initializing"
+        return "impaired" if instance.impaired else "ok"
 
     def _named(self, params: dict[str, Any]) -> list[Instance]:
         """Return the instances that a call names; one that is unknown fails the whole call (API:TerminateInstances)."""
@@ -239,8 +249,7 @@ def _change(instance: Instance, before: str) -> dict[str, Any]:
     }
 
 
-def _status(instance: Instance) -> dict[str, Any]:
-    word = "not-applicable" if instance.state != "running" else "impaired" if instance.impaired else "ok"
+def _status(instance: Instance, word: str) -> dict[str, Any]:
     return {
         "InstanceId": instance.id,
         "AvailabilityZone": instance.zone,

@@ -14,6 +14,7 @@ class Settings(Knobs):
     ``visible_s`` is how long a fresh id, or a fresh tag, is unknown to other calls: EC2 is eventually consistent.
     ``terminated_listed_s`` and ``console_kept_s`` are about an hour on EC2; a terminated instance loses its tags
     some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
+    ``status_check_s`` is how long status checks are initializing once an instance runs; some minutes on EC2.
     ``minute_s`` is how long a minute of ``shutdown -h +MINUTES`` lasts on nodes that really run.
     ``node_environment`` is set for the user data of nodes that really run, so that tests can shorten their pauses.
     ``ssm_agents`` says whether the SSM agents of instances with a profile manage to register.
@@ -27,6 +28,7 @@ class Settings(Knobs):
     attach_s: float = 0.03
     detach_s: float = 0.03
     launch_s: float = 0.06
+    status_check_s: float = 0.1
     stop_s: float = 0.05
     shut_down_s: float = 0.05
     terminated_listed_s: float = 3600.0
