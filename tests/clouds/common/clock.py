@@ -54,6 +54,10 @@ class Clock:
             raise ValueError(f"the clock only goes forward, found {seconds} s")
         self._offset_s += seconds
 
+    def reset(self) -> None:
+        """Be the real time again."""
+        self._offset_s, self._frozen_at, self.rate = 0.0, None, 1.0
+
     def freeze(self, frozen: bool) -> None:
         """Stop the clock, or let it go on from where it stands."""
         if frozen and self._frozen_at is None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from tests.clouds.common.recorder import Call
 from tests.clouds.gcp.catalog import REGIONS, ZONES
 from tests.clouds.gcp.discovery import Api, Method, Wrong
-from tests.clouds.gcp.errors import GceError, invalid, not_found
+from tests.clouds.gcp.errors import GceError, invalid, not_found, not_modelled
 from tests.clouds.gcp.model import PROJECT, PROJECT_NUMBER
 
 Json = dict[str, Any]
@@ -93,6 +93,9 @@ class Reader:
             return
         request.params |= query
         request.media = query.get("alt") == "media"
+        if "fields" in query and method.service == "compute":
+            request.problem = not_modelled("a partial answer (fields=…)")
+            return
         if wrong := api.bad_path(method, path):
             request.problem = invalid(wrong.where, wrong.value, wrong.why)
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 from tests.clouds.common.client import Process
 from tests.clouds.gcp.model import PROJECT
 
+UNIVERSE = "double.invalid"
 ZONE, OTHER_ZONE = "us-central1-a", "us-central1-b"
 
 
@@ -45,9 +47,35 @@ class Double(Process):
             "NO_GCE_CHECK": "true",
         }
 
+    def service_account(self) -> dict[str, Any]:
+        """Return the key file of a service account, which signs its own tokens, and URLs.
+
+        Its universe is not Google's, because google-auth asks iamcredentials.googleapis.com about accounts of that one.
+        """
+        return {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": "1",
+            "private_key": _private_key(),
+            "client_email": f"tester@{PROJECT}.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"{self.url}/token",  # a key file has to have one; nobody asks there
+            "universe_domain": UNIVERSE,
+        }
+
     def rest(self) -> Rest:
         """Return a plain client for the double's APIs; it does not retry."""
         return Rest(self.url)
+
+
+@functools.cache
+def _private_key() -> str:
+    """Return a key that nobody else has: it takes a moment to make."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    made = generate_private_key(65_537, 2048)
+    return made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 class Refused(Exception):

@@ -67,6 +67,11 @@ class Api:
     common: Mapping[str, Json]
     methods: dict[tuple[str, int], list[Method]] = field(default_factory=lambda: defaultdict(list))
     _right: set[int] = field(default_factory=set)
+    _converted: dict[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # References are names of the document's schemas; they are converted when first met.
+        self._validator: Any = extend(Draft202012Validator, {"$ref": self._follow})({})
 
     @classmethod
     def load(cls, service: str, version: str) -> Api:
@@ -132,15 +137,8 @@ class Api:
         return next(self._wrongs(method.response, body), None)
 
     def _wrongs(self, schema: str, body: Any) -> Iterator[Wrong]:
-        for error in self._validator().evolve(schema={"$ref": schema}).iter_errors(body):
+        for error in self._validator.evolve(schema={"$ref": schema}).iter_errors(body):
             yield Wrong("".join(_step(step) for step in error.absolute_path), error.message, error.instance)
-
-    def _validator(self) -> Any:
-        """Return a validator whose references are names of the document's schemas."""
-        if not hasattr(self, "_made"):
-            self._converted: dict[str, Json] = {}
-            self._made = extend(Draft202012Validator, {"$ref": self._follow})({})
-        return self._made
 
     def _follow(self, validator: Any, ref: str, instance: Any, _schema: Json) -> Iterator[Any]:
         """Hold a value against a named schema; one that is for a request is ``method schema``."""

@@ -1,9 +1,8 @@
-"""What stands beside Compute Engine: Cloud Storage, Secret Manager, Resource Manager's permissions, access tokens."""
+"""What stands beside Compute Engine: Cloud Storage, Secret Manager, Resource Manager's permissions."""
 
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -23,7 +22,6 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 Json = dict[str, Any]
 Checked = Callable[[Request, Json], Answer]
 _JSON = [("Content-Type", "application/json; charset=UTF-8")]
-TOKEN_PATH = "/token"
 
 
 class Services:
@@ -33,7 +31,6 @@ class Services:
         self.storage = Storage(world)
         self._rights = rights
         self.secrets: dict[str, list[bytes]] = {}
-        self._tokens = itertools.count(1)
         self.clear()
 
     def clear(self) -> None:
@@ -43,12 +40,10 @@ class Services:
 
     @staticmethod
     def claim(request: Request) -> None:
-        """Name what the documents have no method for: tokens, parts of uploads, objects by their own URL."""
+        """Name what the documents have no method for: parts of uploads, objects by their own URL."""
         if request.method is not None:
             return
-        if request.path == TOKEN_PATH:
-            request.service, request.action = "oauth2", "token"
-        elif dict(request.query).get("upload_id"):
+        if dict(request.query).get("upload_id"):
             request.service, request.action = "storage", "objects.insert"
         elif request.path.count("/") >= 2 and "/v1/" not in request.path:
             request.service = "storage"
@@ -64,9 +59,6 @@ class Services:
         Raises:
             GceError: The service refuses, or the double cannot.
         """
-        if request.service == "oauth2":
-            token = {"access_token": f"token-{next(self._tokens)}", "token_type": "Bearer", "expires_in": 3600}
-            return 200, _JSON, json.dumps(token).encode()
         if request.service == "storage":
             return self._storage(request, checked)
         if request.action == "projects.secrets.versions.access":

@@ -114,7 +114,7 @@ class Storage:
     def list(self, params: Json) -> Json:
         """objects.list: by name, with a prefix and a delimiter."""
         prefix, delimiter = params.get("prefix", ""), params.get("delimiter", "")
-        names = sorted(n for n in self._bucket(params["bucket"]) if n.startswith(prefix))
+        names = sorted(n for n in list(self._bucket(params["bucket"])) if n.startswith(prefix))
         after, limit = params.get("pageToken", ""), params.get("maxResults", PAGE)
         folders = {_folder(n, prefix, delimiter): None for n in names}
         folders.pop("", None)

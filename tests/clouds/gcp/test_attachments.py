@@ -203,3 +203,23 @@ def test_an_instance_waits_for_a_disk_that_is_stuck(api: Rest, double: Double, m
     assert api.get(NODE)["status"] == "STAGING"
     double("unstick")
     assert api.get(NODE)["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize("state", ["attaching", "detaching"])
+def test_a_deleted_instance_lets_go_of_a_disk_that_is_stuck(
+    api: Rest, double: Double, make_disk: Any, launch: Any, done: Any, state: str
+) -> None:
+    launch()
+    make_disk()
+    double("stick", state=state)
+    operation = api.post(f"{NODE}/attachDisk", source())
+    if state == "detaching":
+        done(operation)
+        operation = api.post(f"{NODE}/detachDisk", deviceName="disk")
+    double.advance(1)
+    done(api.delete(NODE))
+    assert "users" not in api.get(f"{DISKS}/disk")
+    assert api.get(f"zones/{ZONE}/operations/{operation['name']}")["status"] == "RUNNING"
+    double("unstick")
+    assert ("error" in done(operation)) == (state == "attaching")
+    done(api.delete(f"{DISKS}/disk"))

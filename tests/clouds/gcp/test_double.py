@@ -154,6 +154,31 @@ def test_other_services_are_throttled_in_their_own_words(api: Rest, double: Doub
         api.get("/storage/v1/b/bucket/o")
 
 
+def test_a_service_account_signs_its_tokens_and_urls(api: Rest, double: Double) -> None:
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.transport.requests import AuthorizedSession
+    from google.cloud import storage
+    from google.oauth2.service_account import Credentials
+
+    double.freeze(False)
+    load: Any = Credentials.from_service_account_info
+    account = load(double.service_account(), scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    session: Any = AuthorizedSession(account)  # type: ignore[no-untyped-call]
+    assert session.get(f"{double.url}/compute/v1/projects/rankvol-test/zones").status_code == 200
+    session.close()
+    assert double.actions(account.token) == ["compute:zones.list"]
+    api("POST", "/upload/storage/v1/b/bucket/o", {"a": 1}, uploadType="media", name="a b")
+    nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]  # nor has this
+    client = storage.Client("rankvol-test", nobody, client_options={"api_endpoint": double.url})
+    url = (
+        client.bucket("bucket")
+        .blob("a b")
+        .generate_signed_url(60, version="v4", credentials=account, api_access_endpoint=double.url)
+    )
+    assert requests.get(url, timeout=9).json() == {"a": 1}
+    client.close()
+
+
 @pytest.mark.slow
 def test_a_connection_of_airflows_leads_to_the_double(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in double.env().items():

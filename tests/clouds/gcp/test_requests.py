@@ -68,6 +68,8 @@ def test_a_place_that_is_not_there_is_refused(api: Rest, double: Double, refuses
 def test_what_google_has_and_the_double_has_not_is_told(api: Rest, make_disk: Any, refuses: Any) -> None:
     with refuses("notImplemented", 501, "disks.resize"):
         api.post(f"{DISKS}/{make_disk()}/resize", {"sizeGb": "20"})
+    with refuses("notImplemented", 501, "partial answer"):
+        api.get(DISKS, fields="items(name)")
     with refuses("notImplemented", 501, "storagePool"):
         api.post(DISKS, {"name": "other", "storagePool": "x"})
 

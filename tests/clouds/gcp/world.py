@@ -79,4 +79,4 @@ class World:
         self.instances.clear()
         self.operations.clear()
         self.settings = Settings()
-        self.clock.freeze(False)
+        self.clock.reset()
