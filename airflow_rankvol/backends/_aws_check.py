@@ -12,6 +12,7 @@ from airflow_rankvol.backends._aws_check_nodes import check_nodes
 from airflow_rankvol.backends._aws_creation import creation, volume_tags
 from airflow_rankvol.backends._aws_launch import Machine, node_tags, root_tags, shape
 from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
 from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
@@ -43,6 +44,7 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     _check_secrets(plan)
     _check_staging(plan, staging)
     _check_destination(plan)
+    _check_reports(plan, ec2)
     _check_snapshots(plan, ec2)
     _check_names(plan, ec2)
     zones = {slot.rank: slot.zone or choose_zone(plan, places) for slot in plan.slots}
@@ -124,6 +126,12 @@ def _check_destination(plan: Plan) -> None:
             f"{where}.instance_profile is not set; the gather node writes to {job.destination} by it. Name a profile "
             "that may put objects there"
         )
+
+
+def _check_reports(plan: Plan, ec2: Ec2) -> None:
+    for where, template in (("node", plan.job.node), ("gather_node", plan.job.gather_node)):
+        if template is not None:
+            RunCommand(ec2).check(template, where)
 
 
 def _check_snapshots(plan: Plan, ec2: Ec2) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_rankvol.backends._aws_launch import DEFAULT_ROOT_TYPE, Machine, tag_count
+from airflow_rankvol.backends._aws_launch import DEFAULT_ROOT_TYPE, Machine, report_tags, tag_count
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_types import TYPES
 from airflow_rankvol.backends._aws_wire import MAX_GO_NODES, MAX_PARTS, fits_metadata
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
-from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
+from airflow_rankvol.spec.templates import NodeTemplate
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
@@ -68,10 +68,6 @@ def _check_node(places: Places, template: NodeTemplate, where: str, zones: Seque
 
 
 def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None:
-    if template.report is not ReportChannel.CONSOLE:
-        raise ConfigError(
-            f"{where}.report: {str(template.report)!r} is not there yet; a node reports on its console. Leave it out"
-        )
     root_type = template.root_type or DEFAULT_ROOT_TYPE
     if root_type not in TYPES or TYPES[root_type].iops_needed:
         raise ConfigError(f"{where}.root_type: {root_type!r} was found; expected gp3, gp2 or another type without iops")
@@ -82,7 +78,7 @@ def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None
                 "and + - = . , _ : @ in their names"
             )
     count = tag_count(template.tags, Tags(owner="", dag="", run="", group="", key=""))
-    count += MAX_PARTS + 1 if together else 0
+    count += len(report_tags(template)) + (MAX_PARTS + 1 if together else 0)
     if count > MAX_TAGS:
         raise ConfigError(f"{where}.tags: {count} tags, ours included; EC2 takes {MAX_TAGS}. Leave some out")
 

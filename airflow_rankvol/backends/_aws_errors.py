@@ -90,7 +90,7 @@ TABLE: dict[str, Meaning] = {
     "VolumeInUse": Meaning(VolumeBusy, "It is attached; it is tried again until it is free"),
     **dict.fromkeys(("IncorrectState", "IncorrectInstanceState", "IncorrectStateException"), _SOON),
     **dict.fromkeys(("InvalidVolume.NotFound", "InvalidInstanceID.NotFound", "InvalidID"), _SOON),
-    **dict.fromkeys(("InvalidAttachment.NotFound", "ResourceNotReady"), _SOON),
+    **dict.fromkeys(("InvalidAttachment.NotFound", "ResourceNotReady", "InvocationDoesNotExist"), _SOON),
     # What was asked for cannot be.
     "InvalidVolume.ZoneMismatch": Meaning(
         FinalError, "A volume attaches only to a node of its own zone; set NodeTemplate.zones to the volume's"

@@ -10,10 +10,10 @@ from typing import Any
 
 from airflow_rankvol.backends._aws_places import Image
 from airflow_rankvol.backends._aws_userdata import user_data
-from airflow_rankvol.backends._aws_view import ROOT_TAG, VOLUMES_TAG, tag_list
+from airflow_rankvol.backends._aws_view import REPORT_TAG, ROOT_TAG, VOLUMES_TAG, tag_list
 from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.records import TAG_PREFIX, Tags
-from airflow_rankvol.spec.templates import NodeTemplate
+from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
 DEFAULT_ROOT_TYPE = "gp3"
 
@@ -75,8 +75,13 @@ def shape(template: NodeTemplate, machine: Machine) -> dict[str, Any]:
 
 def node_tags(request: NodeRequest) -> dict[str, str]:
     """Return all tags of a new instance."""
-    volumes = {VOLUMES_TAG: str(len(request.attachments))}
-    return {**request.template.tags, "Name": request.name, **request.tags.to_dict(), **volumes}
+    ours = {VOLUMES_TAG: str(len(request.attachments)), **report_tags(request.template)}
+    return {**request.template.tags, "Name": request.name, **request.tags.to_dict(), **ours}
+
+
+def report_tags(template: NodeTemplate) -> dict[str, str]:
+    """Return the tag that says how a node reports, where that is not by its console."""
+    return {} if template.report is ReportChannel.CONSOLE else {REPORT_TAG: str(template.report)}
 
 
 def root_tags(request: NodeRequest) -> Mapping[str, str]:

@@ -13,8 +13,10 @@ from airflow_rankvol.backends._aws_launch import Machine, launching
 from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_report import log_of, report_of
+from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_view import (
     GOING,
+    REPORT_TAG,
     ended_by_itself,
     instance_state,
     name_of,
@@ -27,6 +29,7 @@ from airflow_rankvol.backends._aws_wire import go_tags
 from airflow_rankvol.backends.base import Guard, NodeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, RetryableError
 from airflow_rankvol.records import Node, NodeState, Volume, VolumeState
+from airflow_rankvol.spec.templates import ReportChannel
 
 GO_TAG = "rankvol:go"
 #: Another machine type of the list may be had where these say that this one cannot.
@@ -88,12 +91,12 @@ class Nodes:
         self.memory.looked_up([told])
 
     def read_report(self, node_id: str) -> str | None:
-        """Return the report on a node's console; read once, when the node has ended."""
+        """Return a node's report; read once, when the node has ended."""
         raw = self.memory.last_node(node_id) or self.ec2.node(node_id, "read_report")
         if raw is None:
             return self.memory.known_report(node_id)
         if node_of(raw).state is not NodeState.ENDED:
-            return report_of(self.console(node_id))
+            return self._report(raw)
         return self.memory.report(node_id, lambda: self._last_report(raw))
 
     def console(self, node_id: str) -> str:
@@ -110,8 +113,10 @@ class Nodes:
         return str(answer.get("Output") or "")
 
     def log(self, node_id: str) -> str:
-        """Return what a node wrote to its console, for people."""
-        return log_of(self.console(node_id))
+        """Return what a node's job printed, as far as EC2 or Run Command show it, for people."""
+        raw = self.memory.last_node(node_id) or self.ec2.node(node_id, "read_report")
+        shown = RunCommand(self.ec2).output(node_id, name_of(raw)) if raw is not None and _by_ssm(raw) else ""
+        return shown or log_of(self.console(node_id))
 
     def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
         """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
@@ -141,13 +146,29 @@ class Nodes:
             return  # the next look reads it
 
     def _last_report(self, raw: Raw) -> str | None:
-        """Read the console of a node that has ended; a node's last words may take a moment to get there."""
+        """Read the report of a node that has ended; a node's last words may take a moment to get there."""
         node_id = raw["InstanceId"]
-        report = report_of(self.console(node_id))
+        report = self._report(raw)
         if report is None and ended_by_itself(raw) and self.memory.is_due(f"console:{node_id}"):
             self.memory.looked_up([f"console:{node_id}"])
-            text = "the node has ended, and its console shows no report yet; it is read once more"
+            text = "the node has ended, and there is no report of it yet; it is read once more"
             raise NotReady(text, backend="aws", verb="read_report", resource=f"{name_of(raw)} ({node_id})")
+        return report
+
+    def _report(self, raw: Raw) -> str | None:
+        """Return a node's report from where it sends it; a copy of one by Run Command is on the console, too."""
+        node_id = raw["InstanceId"]
+        refused: FinalError | None = None
+        if _by_ssm(raw):
+            try:
+                report = RunCommand(self.ec2).report(node_id, name_of(raw))
+            except FinalError as exc:
+                report, refused = None, exc
+            if report is not None:
+                return report
+        report = report_of(self.console(node_id))
+        if report is None and refused is not None:
+            raise refused
         return report
 
     def _launch(self, request: NodeRequest, zone: str | None) -> Raw:
@@ -210,6 +231,10 @@ class Nodes:
         if zones:
             return str(zones[0])
         return self.places.zone_for(request.tags.owner, request.tags.dag, request.tags.group)
+
+
+def _by_ssm(raw: Raw) -> bool:
+    return tags_dict(raw).get(REPORT_TAG) == ReportChannel.SSM
 
 
 def _ended(raw: Raw) -> Raw:

@@ -75,9 +75,8 @@ def run(instance: str, message: dict[str, Any]) -> None:
 
 
 def log(group: str, stream: str, text: str) -> None:
-    """Write to CloudWatch; who may not make the group finds it there."""
+    """Write to a group of CloudWatch's that is there; the real agent makes one where it may."""
     where = ("--log-group-name", group, "--log-stream-name", stream)
-    aws("logs", "create-log-group", "--log-group-name", group)
     aws("logs", "create-log-stream", *where)
     events = [{"timestamp": int(time.time() * 1000), "message": line} for line in text.splitlines() if line]
     aws("logs", "put-log-events", *where, "--log-events", json.dumps(events))

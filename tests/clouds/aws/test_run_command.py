@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,15 +15,21 @@ PROFILE = {"Name": "managed"}
 SCRIPT = {"DocumentName": "AWS-RunShellScript", "Parameters": {"commands": ["true"]}}
 
 
+@cache
+def client(double: Double, service: str) -> Any:
+    """Return a client that all tests share: making one takes longer than such a test."""
+    return double.boto3(service)
+
+
 @pytest.fixture
 def ssm(double: Double) -> Any:
-    return double.boto3("ssm")
+    return client(double, "ssm")
 
 
 @pytest.fixture
 def managed(double: Double, make_instance: Callable[..., str]) -> str:
     """An instance whose agent has registered."""
-    double.boto3("iam").create_instance_profile(InstanceProfileName=PROFILE["Name"])
+    client(double, "iam").create_instance_profile(InstanceProfileName=PROFILE["Name"])
     instance_id = make_instance(IamInstanceProfile=PROFILE)
     assert double("agent_register", instance=instance_id) is True
     return instance_id

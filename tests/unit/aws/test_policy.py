@@ -27,7 +27,8 @@ def called() -> set[str]:
     found = {
         f"ec2:{name}" for text in sources for name in re.findall(r'(?:call|pages|_dry_run)\(\s*(?:ec2, )?"(\w+)"', text)
     }
-    return found | {"ssm:GetParameter", "sts:DecodeAuthorizationMessage"}
+    of_ssm = {"ssm:GetParameter", "ssm:GetCommandInvocation", "ssm:ListCommandInvocations"}
+    return found | of_ssm | {"sts:DecodeAuthorizationMessage"}
 
 
 def test_the_policy_has_exactly_the_actions_that_the_code_calls() -> None:

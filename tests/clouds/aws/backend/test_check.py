@@ -60,7 +60,7 @@ def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
         ({"node": {"security_groups": "sg-0123"}}, "no sg-0123"),
         ({"node": {"tags": {"a b": "c"}}}, "'a b'.*metadata service"),
         ({"node": {"tags": {str(n): "x" for n in range(20)}}, "rendezvous": True}, "tags.*takes 50"),
-        ({"node": {"report": "ssm"}}, "'ssm' is not there yet"),
+        ({"node": {"report": "ssm"}}, r"node\.instance_profile is not set.*report='ssm'"),
         ({"node": {"root_size": "1GB"}}, "root_size.*needs at least"),
         ({"node": {"root_type": "io2"}}, "root_type: 'io2'"),
         ({"nodes": 600, "rendezvous": True}, "at most 512 start together"),

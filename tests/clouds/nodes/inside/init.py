@@ -1,4 +1,4 @@
-"""A node's pid 1: runs the user data as cloud-init does, writes the console, powers off."""
+"""A node's pid 1: runs the user data as cloud-init or Google's guest agent does, writes the console, powers off."""
 
 from __future__ import annotations
 
@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_SCRIPT = "/var/lib/cloud/instance/scripts/part-001"
+# What runs the user data: where it puts them, how it marks their output, how it begins, and what it says of a failure.
+_RUNNERS = {
+    "cloud-init": (
+        "/var/lib/cloud/instance/scripts/part-001",
+        "cloud-init[{}]: ",
+        "Cloud-init running 'modules:final'",
+        "cc_scripts_user.py[WARNING]: Failed to run module scripts-user (exit code {})",
+    ),
+    "guest-agent": (
+        "/tmp/metadata-scripts1/startup-script",
+        "google_metadata_script_runner[{}]: startup-script: ",
+        "Starting startup scripts (version 20250901.00).",
+        'Script "startup-script" failed with error: exit status {}',
+    ),
+}
 _OUTPUT_LOG = "/var/log/cloud-init-output.log"
 _SERVICE_LOG = "/var/log/services.log"
 _REQUESTS = "/run/initctl"
@@ -36,6 +50,7 @@ class Init:
         self._control = control
         self._console = console
         self._config = config
+        self._script, self._mark, self._greeting, self._complaint = _RUNNERS[config["runner"]]
         self._booted = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._poweroff_at = float("inf")
@@ -75,7 +90,7 @@ class Init:
         data = self._config["user_data"]
         if data[:2] == b"\x1f\x8b":  # cloud-init unpacks what begins as gzip does
             data = zlib.decompress(data, wbits=31)
-        self._say("Cloud-init running 'modules:final'")
+        self._say(self._greeting)
         # The login prompt has no newline: what comes next stands behind it, as on a machine's serial console.
         self._write(f"\n{self._config['issue']}\n\n{self._config['hostname']} login: ".encode())
         for service in self._config["services"]:
@@ -91,15 +106,16 @@ class Init:
             return
         try:
             self._become_child(os.open(_SERVICE_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-            os.execvpe(command[0], command, self._config["environment"])
+            # Python's own search of the PATH imports a module, which is out of reach by now.
+            os.execve("/usr/bin/env", ["env", *command], self._config["environment"])
         finally:
             os._exit(127)
 
     def _execute(self, script: bytes) -> None:
-        os.makedirs(os.path.dirname(_SCRIPT), exist_ok=True)
-        with open(_SCRIPT, "wb") as file:
+        os.makedirs(os.path.dirname(self._script), exist_ok=True)
+        with open(self._script, "wb") as file:
             file.write(script)
-        os.chmod(_SCRIPT, 0o700)
+        os.chmod(self._script, 0o700)
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         self._watch(self._output, self._pump)
         self._main = os.fork()
@@ -111,9 +127,9 @@ class Init:
         try:
             self._become_child(output)
             # As from systemd: no HOME, for one.
-            os.execve(_SCRIPT, [_SCRIPT], self._config["environment"])
+            os.execve(self._script, [self._script], self._config["environment"])
         except OSError as exc:
-            os.write(output, f"{_SCRIPT}: {exc.strerror}\n".encode())
+            os.write(output, f"{self._script}: {exc.strerror}\n".encode())
         finally:
             os._exit(126)
 
@@ -148,7 +164,7 @@ class Init:
         return f"[{time.monotonic() - self._booted:12.6f}] "
 
     def _prefix(self) -> bytes:
-        return f"{self._stamp()}cloud-init[{self._main or 1}]: ".encode()
+        return (self._stamp() + self._mark.format(self._main or 1)).encode()
 
     def _say(self, text: str) -> None:
         self._write(self._prefix() + text.encode() + b"\n")
@@ -185,7 +201,7 @@ class Init:
             return False
         if pid and pid == self._main and status:
             code = os.waitstatus_to_exitcode(status)
-            self._say(f"cc_scripts_user.py[WARNING]: Failed to run module scripts-user (exit code {code})")
+            self._say(self._complaint.format(code))
         return pid != 0
 
     def _power_off(self) -> None:
