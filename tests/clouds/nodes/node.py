@@ -65,6 +65,7 @@ class NodeSpec:
         address: IPv4 address by which the nodes of one host reach each other.
         metadata: what its metadata service says, asked at every request.
         metadata_service: how it says so: EC2's protocol, unless another one is given.
+        runner: what of the image runs the user data: ``cloud-init``, or Compute Engine's ``guest-agent``.
         links: ways out of the node's network.
         environment: of the user data, beyond PATH and LANG.
         files: text files in its root.
@@ -81,6 +82,7 @@ class NodeSpec:
     address: str
     metadata: Content = nothing
     metadata_service: Callable[[Content], Handler] = ImdsV2
+    runner: str = "cloud-init"
     links: Sequence[Link] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class NodeSpec:
             "files": {"/etc/hosts": hosts, "/etc/hostname": f"{hostname}\n", **self.files},
             "listen": [[METADATA_ADDRESS, 80], *([link.address, link.port] for link in self.links)],
             "hostname": hostname,
+            "runner": self.runner,
             "issue": self.issue,
             "services": [list(service) for service in self.services],
             "environment": {**_ENVIRONMENT, **self.environment},
