@@ -105,6 +105,10 @@ def test_a_source_must_be_there_and_fit(api: Rest, make_disk: Any, refuses: Any)
     assert made["sourceSnapshot"].endswith(f"{PROJECT}/{snapshot}")
     with refuses("invalid", 400, "20 GB"):
         api.post(DISKS, {"name": "disk", "sizeGb": "19", "sourceSnapshot": snapshot})
+    with refuses("invalid", 400, "Only one source"):
+        api.post(DISKS, {"name": "disk", "sizeGb": "20", "sourceSnapshot": snapshot, "sourceImage": image})
+    with refuses("invalid", 400, "malformed"):
+        api.post(DISKS, {"name": "disk", "sourceSnapshot": "a-snapshot"})
     for source in ({"sourceImage": image + "x"}, {"sourceSnapshot": snapshot + "x"}):
         with refuses("notFound", 404):
             api.post(DISKS, {"name": "disk", "sizeGb": "20", **source})

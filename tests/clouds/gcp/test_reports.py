@@ -50,6 +50,20 @@ def test_labels_of_an_instance_are_changed_with_their_fingerprint(
         api.post(f"{NODE}/setLabels", {"labels": {}, "labelFingerprint": read})
 
 
+def test_what_starts_or_stops_is_not_changed(api: Rest, double: Double, launch: Any, refuses: Any) -> None:
+    api.post(f"zones/{ZONE}/disks", {"name": "disk"})
+    read = api.get(f"zones/{ZONE}/disks/disk")["labelFingerprint"]
+    with refuses("resourceNotReady", 400):
+        api.post(f"zones/{ZONE}/disks/disk/setLabels", {"labels": {}, "labelFingerprint": read})
+    launch()
+    read = api.get(NODE)["metadata"]["fingerprint"]
+    with refuses("required", 400, "items[0].key"):
+        api.post(f"{NODE}/setMetadata", {"items": [{"value": "x"}], "fingerprint": read})
+    double("power_off", instance="node")
+    with refuses("resourceNotReady", 400):
+        api.post(f"{NODE}/setMetadata", {"fingerprint": read})
+
+
 def test_guest_attributes_are_read_by_namespace_and_by_key(
     api: Rest, double: Double, launch: Any, refuses: Any
 ) -> None:
