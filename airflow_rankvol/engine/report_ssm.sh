@@ -19,6 +19,7 @@ rv_main_by_ssm() {
 # What Run Command starts. SendCommand has no token, so a command whose answer was lost is sent again: whoever makes
 # the directory runs the job.
 rv_ssm_job() {
+  export -n RV_TURN
   rv_arm_lifetime() { :; } # the first run has
   rv_report() {
     rv_report_lines "$1" >&"$RV_STDERR"
