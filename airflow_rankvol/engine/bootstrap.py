@@ -24,6 +24,9 @@ from airflow_rankvol.spec.templates import ReportChannel
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+# The platforms that share platform_cloud.sh, and what begins the work where it is not rv_main.
+_CLOUDS = ("ec2", "gce")
+_MAIN = {"gce": "rv_main_once"}
 
 # Below the SSM agent, stderr is kept for the report, and stdout goes to a file: more than a slow console takes, but not
 # as much as fills the boot disk. Unbuffered where that can be had, so that CloudWatch shows a line soon.
@@ -118,10 +121,11 @@ def render(spec: BootSpec, platform: str) -> str:
         *_variables(spec),
         *(_ssm_variables(spec) if by_ssm else ()),
         *_functions(spec),
+        *((_source("platform_cloud.sh"),) if platform in _CLOUDS else ()),
         _source(f"platform_{platform}.sh"),
         _source("bootstrap.sh"),
-        *_collection(spec),
-        *((_source("report_ssm.sh"), "rv_main_by_ssm\n") if by_ssm else ("rv_main\n",)),
+        *_collection(spec, platform),
+        *((_source("report_ssm.sh"), "rv_main_by_ssm\n") if by_ssm else (f"{_MAIN.get(platform, 'rv_main')}\n",)),
     ]
     return "\n".join(lines)
 
@@ -185,13 +189,14 @@ def _functions(spec: BootSpec) -> list[str]:
     ]
 
 
-def _collection(spec: BootSpec) -> list[str]:
+def _collection(spec: BootSpec, platform: str) -> list[str]:
     """Return what only a gather node with a destination needs."""
     if not spec.destination:
         return []
     return [
         f"RV_PARTS={spec.parts} RV_DESTINATION={shlex.quote(spec.destination)}",
         f"RV_COLLECT=({shlex.join(spec.collect)})",
+        *((_source("upload_gce.sh"),) if platform == "gce" else ()),
         _source("collect.sh"),
     ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 #: Returns what stands at a path, such as ``/latest/meta-data/instance-id``; None where there is nothing.
@@ -74,3 +76,46 @@ class ImdsV2:
         token = secrets.token_urlsafe(42)
         self._tokens[token] = time.monotonic() + int(ttl_s)
         return Response(200, token.encode(), {self._TTL: ttl_s})
+
+
+class GceMetadata:
+    """Compute Engine's metadata server (gce/metadata/querying-metadata, gce/metadata/manage-guest-attributes).
+
+    Args:
+        content: decides, at every request, what stands where.
+        write: sets a guest attribute by namespace and key; None as the value deletes it. Says whether that may be.
+    """
+
+    _FLAVOR: ClassVar = {"Metadata-Flavor": "Google", "Server": "Metadata Server for VM"}
+    _ATTRIBUTE = re.compile(r"/computeMetadata/v1/instance/guest-attributes/([A-Za-z0-9_-]+)/([A-Za-z0-9_-]+)")
+    #: "a maximum of 10 queries per minute per VM instance", "a burst of 3 queries per second"; what comes faster may
+    #: be removed.
+    _LIMITS = ((1.0, 3), (60.0, 10))
+
+    def __init__(self, content: Content, write: Callable[[str, str, str | None], bool]) -> None:
+        self._content = content
+        self._write = write
+        self._written: list[float] = []
+
+    def __call__(self, request: Request) -> Response:
+        """Answer."""
+        # "If you don't provide this header, the metadata server denies your request."
+        if request.headers.get("metadata-flavor") != "Google" or "x-forwarded-for" in request.headers:
+            return Response(403, b"Missing Metadata-Flavor:Google header.")
+        if request.method in {"PUT", "DELETE"}:
+            return self._change(request)
+        if request.method not in {"GET", "HEAD"}:
+            return Response(405)
+        body = self._content(request.path)
+        return Response(404, b"", self._FLAVOR) if body is None else Response(200, body, self._FLAVOR)
+
+    def _change(self, request: Request) -> Response:
+        found = self._ATTRIBUTE.fullmatch(request.path)
+        if found is None:
+            return Response(404, b"", self._FLAVOR)
+        value = request.body.decode() if request.method == "PUT" else None
+        now = time.monotonic()
+        self._written = [*(at for at in self._written if now - at < 60), now]
+        if any(sum(now - at < seconds for at in self._written) > most for seconds, most in self._LIMITS):
+            value = None
+        return Response(200 if self._write(found[1], found[2], value) else 403, b"", self._FLAVOR)
