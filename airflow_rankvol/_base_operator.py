@@ -20,7 +20,7 @@ from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
-from airflow_rankvol.records import Group
+from airflow_rankvol.records import Group, Observation
 from airflow_rankvol.spec.job import RankJob, error_text
 from airflow_rankvol.templating import shield
 
@@ -225,16 +225,18 @@ class RankJobOperator(BaseOperator):
         *,
         deferrable: bool,
         succeeded: Sequence[int] = (),
+        seen: Observation | None = None,
     ) -> list[Outcome]:
         """Launch the nodes and wait for their end here, or defer once all of them are launched.
 
         Args:
             works: one per node; several where gather is split.
             succeeded: for gather, the ranks whose tasks had succeeded.
+            seen: what was just observed, for the first of them.
         """
         backend = volumes.backend
         for work in works:
-            failed = launch(backend, work, launcher)
+            failed = launch(backend, work, launcher, seen if work is works[0] else None)
             if failed:
                 for other in works:
                     if other != work:

@@ -176,7 +176,7 @@ class RunRank(RankJobOperator):
         observation = patiently(volumes.backend, volumes.backend.observe, work.group)
         work = choose_attempt(work, observation, context["ti"].try_number)
         self._running = (volumes.backend, work)
-        (outcome,) = self.launch_and_wait(volumes, [work], launcher, deferrable=self.deferrable)
+        (outcome,) = self.launch_and_wait(volumes, [work], launcher, deferrable=self.deferrable, seen=observation)
         return finish(self, context, ending_of(outcome))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:

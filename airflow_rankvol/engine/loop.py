@@ -16,6 +16,9 @@ from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import RetryableError
 from airflow_rankvol.records import NodeState, Observation
 
+# Where a listing may lag behind, a new node is in it mostly by then: a look before would be for nothing.
+LISTED_S = 2.0
+
 
 class Watch:
     """The steps of one work in one process, with what it takes several observations to know."""
@@ -78,13 +81,19 @@ def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
     return outcome
 
 
-def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
-    """Step until the work's node (in a gang, every node) exists; what follows needs no launcher any more."""
+def launch(backend: Backend, work: Work, launcher: Launcher, seen: Observation | None = None) -> Outcome | None:
+    """Step until the work's node (in a gang, every node) is listed; what follows needs no launcher any more.
+
+    Not only until it is launched: whoever kills the task or tears the run down next has to find it.
+
+    Args:
+        seen: what the caller has just observed, so that it need not be observed again.
+    """
     before = Action.WAIT
     launched = False
     refusal: RetryableError | None = None
     while True:
-        observation = patiently(backend, backend.observe, work.group)
+        observation, seen = seen or patiently(backend, backend.observe, work.group), None
         if own_node(work, observation) and _gang_launched(work, observation):
             return None
         move = advance(backend, work, observation, launcher)
@@ -98,6 +107,8 @@ def launch(backend: Backend, work: Work, launcher: Launcher) -> Outcome | None:
         # What was just done is looked at without delay, but not asked for again and again.
         if action is Action.WAIT or action is before:
             backend.clock.sleep(backend.poll_interval_s)
+        elif action is Action.LAUNCH and backend.listing_lag_s:
+            backend.clock.sleep(min(backend.poll_interval_s, LISTED_S))
         before = action
 
 

@@ -10,7 +10,9 @@ import pytest
 from airflow_rankvol.backends import _aws_calls
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends.aws import AwsBackend
+from airflow_rankvol.engine.loop import launch
 from airflow_rankvol.engine.provision import provision
+from airflow_rankvol.engine.step import choose_attempt
 from tests.clouds.aws.backend.kit import Lab, settings
 from tests.clouds.aws.client import Double
 from tests.unit.engine.engine_kit import a_plan
@@ -26,6 +28,28 @@ def test_a_look_costs_a_call_for_each_page_however_many_there_are(lab: Lab, monk
     seen = lab.see()
     assert (len(seen.volumes), len(seen.nodes)) == (12, 12)
     assert (lab.count("DescribeVolumes") - before[0], lab.count("DescribeInstances") - before[1]) == (3, 3)
+
+
+def test_a_launch_in_a_process_of_its_own_costs_two_looks_at_the_group(lab: Lab) -> None:
+    """As a task does it: what it has looked at to choose its attempt, it launches by; then it sees the node listed."""
+    rig = lab.rig(3)
+    rig.create()
+    for rank in range(3):
+        process = lab.process()
+        before = lab.double.counts()
+        seen = process.observe(rig.group)
+        work = choose_attempt(rig.work(rank), seen, 1)
+        assert launch(process, work, rig.launcher(rank=rank), seen) is None
+        now = lab.double.counts()
+        assert {name: now[name] - before.get(name, 0) for name in now if now[name] != before.get(name, 0)} == {
+            "ec2:DescribeVolumes": 2,
+            "ec2:DescribeInstances": 2,
+            # What a machine type and an image are, a process asks once.
+            "ec2:DescribeInstanceTypes": 1,
+            "ec2:DescribeImages": 1,
+            "ssm:GetParameter": 1,
+            "ec2:RunInstances": 1,
+        }
 
 
 def test_names_of_adopted_volumes_are_looked_up_together(lab: Lab) -> None:

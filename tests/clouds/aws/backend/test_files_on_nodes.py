@@ -11,9 +11,9 @@ import pytest
 
 from airflow_rankvol.backends.aws import AwsBackend
 from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.loop import run
 from airflow_rankvol.engine.rehearsal import check_scripts, stage
 from airflow_rankvol.engine.staging import sha256
-from airflow_rankvol.engine.loop import run
 from airflow_rankvol.engine.step import Outcome, mark_collected
 from airflow_rankvol.engine.work import Work
 from tests.clouds.aws.client import NODE_KEY, Double
