@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import threading
-import traceback
-from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +13,7 @@ from tests.clouds.aws.model import Attachment, Instance, Snapshot, Volume
 from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.world import REGION, World
 from tests.clouds.nodes.host import Busy, Link, NodeError, NodeHost, NodeSpec
+from tests.clouds.nodes.lanes import THREADS, Lanes
 from tests.clouds.nodes.packages import aws_cli
 
 # Where a node finds the double's endpoint: an address that no node has.
@@ -23,48 +21,6 @@ ENDPOINT, ENDPOINT_PORT = "169.254.169.250", 80
 _AGENT = "/opt/amazon/ssm/agent.py"
 _GIB = 1024**3
 _RETRY_S = 0.2
-_THREADS = 16
-
-
-class Lanes:
-    """Runs what is to happen to each node one after the other, and different nodes at once."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="nodes")
-        self._lock = threading.Lock()
-        self._waiting: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
-        self._busy: set[str] = set()
-        self._closed = False
-
-    def put(self, node_id: str, act: Callable[[], None]) -> None:
-        """Do this with a node after all that was put before."""
-        with self._lock:
-            if self._closed:
-                return
-            self._waiting[node_id].append(act)
-            if node_id in self._busy:
-                return
-            self._busy.add(node_id)
-        self._pool.submit(self._drive, node_id)
-
-    def _drive(self, node_id: str) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting[node_id]:
-                    self._busy.discard(node_id)
-                    return
-                act = self._waiting[node_id].popleft()
-            try:
-                act()
-            except Exception:  # noqa: BLE001 -- a lane goes on; the double's log has the reason
-                traceback.print_exc()
-
-    def close(self) -> None:
-        """Let what is under way end."""
-        with self._lock:
-            self._closed = True
-            self._waiting.clear()
-        self._pool.shutdown()
 
 
 class RealNodes(Nodes):
@@ -223,7 +179,7 @@ class RealNodes(Nodes):
         """End all nodes, remove all images, and be ready for new ones."""
         super().clear()
         self._lanes.close()
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._host.kill, self._launched))
         self._launched.clear()
         self._more_layers.clear()

@@ -17,8 +17,11 @@ def main() -> None:
     stop = stop_signal()
     world = World()
     if args.nodes:
-        raise SystemExit("instances that really run are not there yet: give an object like Nodes here")
-    nodes = Nodes(world)
+        from tests.clouds.gcp.real import RealNodes
+
+        nodes: Nodes = RealNodes(world, args.state_dir)
+    else:
+        nodes = Nodes(world)
     app = App(Gce(world, nodes))
 
     def listening(port: int) -> None:

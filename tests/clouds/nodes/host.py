@@ -72,14 +72,24 @@ class NodeHost:
                 self._starting -= 1
                 self._started.notify_all()
 
-    def attach(self, node_id: str, volume_id: str, image_path: Path, by_id: Sequence[str], device: str) -> None:
+    def attach(
+        self,
+        node_id: str,
+        volume_id: str,
+        image_path: Path,
+        by_id: Sequence[str],
+        device: str,
+        *,
+        read_only: bool = False,
+    ) -> None:
         """Make an image appear in a running node as a disk.
 
         Args:
             by_id: names of links below the node's /dev/disk/by-id; one that begins with ``/dev/`` is that link.
             device: what the node's kernel calls the disk, such as ``nvme1n1``.
+            read_only: the node can only read it.
         """
-        self._node(node_id).attach(volume_id, image_path.resolve(), by_id, device)
+        self._node(node_id).attach(volume_id, image_path.resolve(), by_id, device, read_only=read_only)
 
     def detach(self, node_id: str, volume_id: str, *, force: bool = False) -> None:
         """Make a disk vanish from a running node.

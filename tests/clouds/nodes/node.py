@@ -216,13 +216,13 @@ class Node:
 
     # -- its volumes
 
-    def attach(self, volume_id: str, path: Path, by_id: Sequence[str], device: str) -> None:
+    def attach(self, volume_id: str, path: Path, by_id: Sequence[str], device: str, *, read_only: bool = False) -> None:
         """Make a volume appear."""
         with self._lock:
             self._check_alive()
             if volume_id in self._volumes:
                 raise ValueError(f"{volume_id} is attached to node {self.spec.id} already")
-            self._volumes[volume_id] = volumes.attach(self._dev, volume_id, path, by_id, device)
+            self._volumes[volume_id] = volumes.attach(self._dev, volume_id, path, by_id, device, read_only=read_only)
 
     def detach(self, volume_id: str, *, force: bool) -> None:
         """Make a volume vanish."""
