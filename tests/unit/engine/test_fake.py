@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
-from airflow_rankvol.engine.provision import request_of
+from airflow_rankvol.engine.creation import request_of
 from airflow_rankvol.errors import FinalError, NotOurs, NotReady, QuotaExceeded, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import NodeState, VolumeState
 from airflow_rankvol.testing import FakeBackend, FakeClock, SimulatedCrash, Timings, hangs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import VolumeRequest
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     AuthDenied,
@@ -18,7 +20,7 @@ from airflow_rankvol.errors import (
     Throttled,
     VolumeConflict,
 )
-from airflow_rankvol.records import VolumeState
+from airflow_rankvol.records import Volume, VolumeState
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -258,3 +260,59 @@ def test_creating_again_gives_volumes_their_whole_expiry() -> None:
     changed.create(generation=2)
     rig.backend.clock.sleep(86_400)
     assert rig.reap(RunState.UNKNOWN) == ([], {})
+
+
+class SomeZonesAreFull(FakeBackend):
+    """A cloud with zones, some of them without room for volumes."""
+
+    full: frozenset[str] = frozenset()
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        if request.zone in self.full:
+            raise NoCapacity(f"no room in {request.zone}", backend="fake", verb="create_volume", resource=request.name)
+        return super().create_volume(request)
+
+
+@pytest.mark.parametrize(("full", "expected"), [("", "abca"), ("b", "acca"), ("c", "abaa"), ("ab", "cccc")])
+def test_where_a_zone_has_no_room_its_ranks_go_to_the_jobs_next_zone(full: str, expected: str) -> None:
+    """Nothing of what it had made there stays, the other ranks' volumes do, and nobody waits."""
+    backend = SomeZonesAreFull()
+    backend.full = frozenset(full)
+    started = backend.clock.now()
+    rig = a_rig(NODES, backend=backend, node={"zones": ["a", "b", "c"]})
+    by_rank = [slot.zone for slot in rig.slots]
+    assert by_rank == [*expected]
+    assert [backend.volumes[slot.volumes[0].name].zone for slot in rig.slots] == by_rank
+    assert len(backend.volumes) == NODES
+    assert backend.count("create_volume") == NODES  # those that were refused are not counted
+    assert backend.clock.now() - started < timedelta(seconds=10)
+
+
+def test_where_no_zone_has_room_it_is_tried_for_a_while_and_nothing_stays() -> None:
+    backend = SomeZonesAreFull()
+    backend.full = frozenset("ab")
+    started = backend.clock.now()
+    rig = a_rig(NODES, backend=backend, created=False, node={"zones": ["a", "b"]})
+    with pytest.raises(NoCapacity, match="no room in"):
+        rig.create()
+    assert backend.volumes == {}
+    assert backend.clock.now() - started >= timedelta(seconds=120)
+
+
+def test_ranks_with_a_volume_stay_in_its_zone_however_full() -> None:
+    """A dag-scoped volume holds what earlier runs left; only what is new goes elsewhere."""
+    backend = SomeZonesAreFull()
+    fields: dict[str, Any] = {
+        "node": {"zones": ["a", "b"]},
+        "volumes": [
+            {"name": "kept-${NODE_RANK}", "path": "/kept", "scope": "dag"},
+            "new-${NODE_RANK}:/new",
+        ],
+    }
+    first = a_rig(2, backend=backend, **fields)
+    assert [slot.zone for slot in first.slots] == ["a", "b"]
+    backend.full = frozenset("b")
+    second = a_rig(2, backend=backend, created=False, run="run-2", **fields)
+    with pytest.raises(NoCapacity):
+        second.create()
+    assert len(backend.volumes) == 4

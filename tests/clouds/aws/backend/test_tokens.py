@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from airflow_rankvol.backends.base import Guard
-from airflow_rankvol.engine.provision import provision, request_of
+from airflow_rankvol.engine.creation import request_of
+from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.plan import Plan
 from airflow_rankvol.records import Slot, from_iso

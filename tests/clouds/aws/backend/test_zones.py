@@ -108,3 +108,17 @@ def test_a_zone_without_capacity_is_told_when_boot_timeout_is_over(lab: Lab) -> 
 def test_zones_that_are_named_are_never_left(lab: Lab, zones: str) -> None:
     with pytest.raises(ValueError, match=r"not offered in zone us-east-1e.*node\.zones"):
         lab.backend.check(a_plan(2, owner=lab.owner, node={"zones": zones, "machine_type": "m7i.large"}))
+
+
+def test_ranks_whose_zone_has_no_room_for_volumes_go_to_the_jobs_next_one(lab: Lab) -> None:
+    """Before any volume is used: what the refused zone had given is removed, and nothing is made twice."""
+    text = "There is insufficient capacity in the Availability Zone"
+    lab.double.fault(
+        "error", "CreateVolume", resource="us-east-1b", code="InsufficientVolumeCapacity", message=text, status=500,
+        times=-1,
+    )  # fmt: skip
+    slots = provision(lab.backend, a_plan(4, owner=lab.owner, node={"zones": "us-east-1a, us-east-1b"}), generation=1)
+    assert [slot.zone for slot in slots] == ["us-east-1a"] * 4
+    lab.settle()
+    there = [v for v in lab.double.state()["volumes"].values() if "rankvol:rank" in v["Tags"]]
+    assert [volume["AvailabilityZone"] for volume in there] == ["us-east-1a"] * 4
