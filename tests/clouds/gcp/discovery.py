@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote
 
-from jsonschema.validators import Draft202012Validator, extend  # type: ignore[import-untyped]  # it has no types
+from jsonschema.validators import Draft202012Validator, extend
 
 Json = dict[str, Any]
 
