@@ -71,7 +71,7 @@ class Api:
 
     def __post_init__(self) -> None:
         # References are names of the document's schemas; they are converted when first met.
-        self._validator: Any = extend(Draft202012Validator, {"$ref": self._follow})({})
+        self._validator: Any = extend(Draft202012Validator, {"$ref": self._follow})({})  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(cls, service: str, version: str) -> Api:
