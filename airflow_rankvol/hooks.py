@@ -29,6 +29,7 @@ Mode = Literal["auto", "image", "directory"]
 DEFAULT_CONN_ID = "rankvol_default"
 LOCAL_TYPE = "rankvol_local"
 AWS_TYPE = "aws"
+GCP_TYPE = "google_cloud_platform"
 DEFAULT_POLL_INTERVAL_S = 0.2
 
 #: Connection type → "module:function" that makes a backend from ``Settings``. Other packages add theirs with an entry
@@ -36,6 +37,7 @@ DEFAULT_POLL_INTERVAL_S = 0.2
 BACKENDS: dict[str, str] = {
     LOCAL_TYPE: "airflow_rankvol.hooks:local_backend",
     AWS_TYPE: "airflow_rankvol.backends._aws_connection:aws_backend",
+    GCP_TYPE: "airflow_rankvol.backends._gcp_connection:gcp_backend",
 }
 
 _LOCAL_KEYS = frozenset({"state_dir", "mode", "owner", "poll_interval"})

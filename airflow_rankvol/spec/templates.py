@@ -123,8 +123,8 @@ class NodeTemplate(Model):
     had. ``subnets`` is one subnet, or a mapping of zones to theirs. ``instance_profile`` is the identity that the
     node's commands and secrets use, ``key_name`` the key pair that may log in. ``spot`` asks for spare capacity, for
     at most ``max_price`` an hour. ``root_size`` and ``root_type`` are those of the disk that the node boots from.
-    On Google Cloud a node has the identity ``service_account``, limited to ``scopes``, lies in ``network``, which knows it
-    by ``network_tags``, has a public address with ``external_ip``, and ``gpus_per_node`` of ``accelerator``.
+    On Google Cloud a node has the identity ``service_account``, limited to ``scopes``, lies in ``network``, which knows
+    it by ``network_tags``, has a public address with ``external_ip``, and ``gpus_per_node`` of ``accelerator``.
     ``report`` is the channel that the node reports through; with ``ssm``, the commands' output is kept in
     ``report_output`` (``s3://bucket/prefix``) and in the CloudWatch log group ``report_log_group``. ``lifetime`` caps a
     node whatever its commands do; ``boot_timeout`` is how long it may take to come up and to get its volumes.
@@ -180,13 +180,17 @@ class NodeTemplate(Model):
         return self.subnets.get(zone or "") if isinstance(self.subnets, dict) else self.subnets
 
     @model_validator(mode="after")
-    def _check_combination(self) -> Self:
-        if self.max_price and not self.spot:
-            raise ConfigError("max_price is set with spot=False; only spot nodes have a maximum price")
+    def _check_pairs(self) -> Self:
         if self.scopes and not self.service_account:
             raise ConfigError("scopes is set without service_account; scopes limit what a service account may use")
         if self.accelerator and not self.gpus_per_node:
             raise ConfigError("accelerator is set with gpus_per_node=0; say how many of them a node gets")
+        return self
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.max_price and not self.spot:
+            raise ConfigError("max_price is set with spot=False; only spot nodes have a maximum price")
         if self.report is not ReportChannel.SSM:
             for name in ("report_output", "report_log_group"):
                 if getattr(self, name) is not None:

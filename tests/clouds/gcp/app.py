@@ -107,7 +107,7 @@ class App:
         wrong = self._reader.apis[request.service].bad_answer(request.method, found)
         if wrong:
             raise AssertionError(f"the double's answer is wrong at {wrong.where}: {wrong.why}; found {wrong.value!r}")
-        return 200, _JSON, json.dumps(found).encode()
+        return 200, _JSON, json.dumps(request.mask.applied(found)).encode()
 
     def _dawdle(self, call: Call) -> None:
         """Take the time that tests want a call to take: the network's, outside of any lock."""

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 from tests.clouds.common.recorder import Call
 from tests.clouds.gcp.catalog import REGIONS, ZONES
 from tests.clouds.gcp.discovery import Api, Method, Wrong
-from tests.clouds.gcp.errors import GceError, invalid, not_found, not_modelled
+from tests.clouds.gcp.errors import GceError, invalid, not_found
+from tests.clouds.gcp.fields import Mask, parsed
 from tests.clouds.gcp.model import PROJECT, PROJECT_NUMBER
 
 Json = dict[str, Any]
@@ -37,6 +38,7 @@ class Request:
     http: str = "GET"
     host: str = ""
     fields: Json = field(default_factory=dict)
+    mask: Mask = field(default_factory=Mask)
 
     def call(self) -> Call:
         """Return the request as the recorder keeps it."""
@@ -94,8 +96,9 @@ class Reader:
         request.params |= query
         request.media = query.get("alt") == "media"
         if "fields" in query and method.service == "compute":
-            request.problem = not_modelled("a partial answer (fields=…)")
-            return
+            request.mask, request.problem = _mask(api, method, query["fields"])
+            if request.problem:
+                return
         if wrong := api.bad_path(method, path):
             request.problem = invalid(wrong.where, wrong.value, wrong.why)
             return
@@ -120,6 +123,16 @@ class Reader:
             value = "" if isinstance(wrong.value, (dict, list)) else wrong.value
             return invalid(f"resource{wrong.where}", value, wrong.why)
         return None
+
+
+def _mask(api: Api, method: Method, text: str) -> tuple[Mask, GceError | None]:
+    """Return which part of an answer is wanted, or what is wrong with the wish."""
+    try:
+        mask = parsed(text)
+        wrong = mask.unknown({"$ref": method.response}, api.schemas)
+    except ValueError:
+        mask, wrong = Mask(), text
+    return mask, GceError(400, "invalidParameter", f"Invalid field selection {wrong}") if wrong else None
 
 
 def _place(method: Method, params: Json) -> GceError | None:

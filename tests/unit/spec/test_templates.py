@@ -243,6 +243,13 @@ def test_templates_go_through_json() -> None:
         key_name="k",
         spot=True,
         max_price="0.10",
+        service_account="sa@p.iam.gserviceaccount.com",
+        scopes="devstorage.read_only, logging.write",
+        network="net",
+        network_tags="a, b",
+        external_ip=True,
+        accelerator="nvidia-tesla-t4",
+        gpus_per_node=2,
         root_size="0.5TB",
         root_type="gp3",
         report="ssm",
@@ -250,10 +257,15 @@ def test_templates_go_through_json() -> None:
         report_log_group="/g",
         lifetime=0.25,
     )
-    assert {*NodeTemplate.model_fields} - one_node.model_fields_set == {"gpus_per_node", "boot_timeout", "tags"}
+    assert {*NodeTemplate.model_fields} - one_node.model_fields_set == {"boot_timeout", "tags"}
     assert NodeTemplate.model_validate(one_node.model_dump(mode="json", exclude_unset=True)) == one_node
     assert VolumeTemplate.model_validate_json(one_volume.model_dump_json()) == one_volume
     assert NodeTemplate.model_validate(one_node.model_dump(mode="json")) == one_node
+
+
+def test_what_limits_nothing_is_refused() -> None:
+    assert "scopes is set without service_account" in problem(NodeTemplate, scopes="cloud-platform")
+    assert "accelerator is set with gpus_per_node=0" in problem(NodeTemplate, accelerator="nvidia-tesla-t4")
 
 
 @pytest.mark.parametrize("field", ["report_output", "report_log_group"])

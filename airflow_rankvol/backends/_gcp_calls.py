@@ -1,0 +1,207 @@
+"""Compute Engine's calls with our errors: every answer becomes one of our tree here, and lists are read to the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from airflow_rankvol.backends._gcp_connection import READ_S, Session
+from airflow_rankvol.backends._gcp_errors import answered, code, no_answer, of_answer, of_operation
+from airflow_rankvol.backends._rate import Rates
+from airflow_rankvol.errors import BackendError, NotReady, RetryableError
+
+#: Compute Engine's "Rate quotas": 1,500 a minute for each group of methods, in a project and region, by default. What a
+#: bucket holds and what comes back in a minute never make more than that in any minute.
+RATES = Rates("gcp", "Compute Engine", other=(300.0, 20.0))
+#: A page holds at most as many (discovery document, maxResults).
+PAGE = 500
+#: zoneOperations.wait answers within two minutes (discovery document); so many seconds on top for the way.
+WAIT_S = 120.0 + READ_S
+#: As many times it is asked before the engine gets to say whether to go on: it may answer at once (ibid.).
+WAITS = 3
+
+Raw = dict[str, Any]
+
+_REGION = re.compile(r"(?:zones/([a-z]+-[a-z]+[0-9]+)-[a-z]|regions/([a-z]+-[a-z]+[0-9]+))(?:/|$)")
+
+
+class Gce:
+    """Calls in one project, for all threads of this process.
+
+    A path is what comes after the project, such as ``zones/us-central1-a/disks``; one that begins with a slash names
+    another project itself: ``/debian-cloud/global/images/…``.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @property
+    def project(self) -> str:
+        """The project's id."""
+        return self.session.project
+
+    def link(self, path: str) -> str:
+        """Return what the API takes for a resource of this project."""
+        return f"projects/{self.project}/{path}"
+
+    def call(self, http: str, path: str, verb: str, resource: str, *, body: Any = None, **query: Any) -> Raw:
+        """Do a call once.
+
+        Args:
+            verb: the backend's verb, for errors.
+            resource: the name of what it is about, for errors.
+            query: parameters; None leaves one out.
+
+        Raises:
+            BackendError: what Google answered; ``code`` tells its code.
+        """
+        self.session.limiter().acquire(_bucket(http, path))
+        where = path if path.startswith("/") else f"/{self.project}/{path}"
+        url = f"{self.session.base('compute')}/compute/v1/projects{where}"
+        return self.fetch(http, url, verb, resource, body=body, query=query, action=_action(http, path))
+
+    def fetch(
+        self,
+        http: str,
+        url: str,
+        verb: str,
+        resource: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        action: str = "",
+    ) -> Raw:
+        """Do a call of any of Google's APIs by its whole URL, once; as ``call``."""
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        wanted = {name: value for name, value in (query or {}).items() if value is not None}
+        # With a requestId, the same call does nothing a second time (discovery document).
+        again = http == "GET" or "requestId" in wanted
+        read_s = WAIT_S if url.endswith("/wait") else READ_S
+        try:
+            answer = self.session.request(http, url, query=wanted, body=body, read_s=read_s, again=again)
+        except (RequestException, GoogleAuthError) as exc:
+            raise no_answer(exc, verb, resource) from exc
+        try:
+            found = answer.json() if answer.content else {}
+        except ValueError:
+            found = None
+        if answer.status_code < 400 and isinstance(found, dict):
+            return found
+        error = of_answer(answer.status_code, found, answer.text)
+        raise answered(error, verb, resource, action or f"{http} {url}") from error
+
+    def find(self, path: str, verb: str, resource: str, **query: Any) -> Raw | None:
+        """Return what is at a path; None where there is nothing."""
+        try:
+            return self.call("GET", path, verb, resource, **query)
+        except BackendError as exc:
+            if code(exc) != "notFound":
+                raise
+            return None
+
+    def pages(self, path: str, verb: str, resource: str, **query: Any) -> Iterator[Raw]:
+        """Return the pages of a list."""
+        token: str | None = None
+        while True:
+            answer = self.call("GET", path, verb, resource, maxResults=PAGE, pageToken=token, **query)
+            yield answer
+            token = answer.get("nextPageToken")
+            if not token:
+                return
+
+    def everywhere(
+        self, kind: str, verb: str, resource: str, *, filter_: str, fields: str = "", certain: bool = True
+    ) -> list[Raw]:
+        """Return the resources of a kind in all zones that pass a filter.
+
+        Args:
+            fields: which fields of each are wanted; all where it is empty.
+            certain: whether what is not listed must not exist.
+
+        Raises:
+            RetryableError: a zone could not be reached, so what is not listed may exist.
+        """
+        mask = f"nextPageToken,unreachables,warning,items/*/warning,items/*/{kind}({fields})" if fields else None
+        found: list[Raw] = []
+        for page in self.pages(f"aggregated/{kind}", verb, resource, filter=filter_, fields=mask):
+            scopes: Mapping[str, Raw] = page.get("items") or {}
+            if certain:
+                _check_reached(page, scopes, verb, resource)
+            for scope in scopes.values():
+                found += scope.get(kind) or ()
+        return found
+
+    def operations(self, zone: str, verb: str, resource: str, *, filter_: str) -> list[Raw]:
+        """Return the operations of a zone that pass a filter."""
+        pages = self.pages(f"zones/{zone}/operations", verb, resource, filter=filter_)
+        return [operation for page in pages for operation in page.get("items") or ()]
+
+    def wait(self, operation: Raw, verb: str, resource: str) -> Raw:
+        """Return a zone's operation once it is done; Google does the waiting.
+
+        Raises:
+            BackendError: the one that it ended with; NotReady where it goes on.
+        """
+        zone, name = str(operation.get("zone", "")).rpartition("/")[2], operation["name"]
+        for _ in range(WAITS):
+            if operation.get("status") == "DONE":
+                break
+            operation = self.call("POST", f"zones/{zone}/operations/{name}/wait", verb, resource)
+        error = of_operation(operation)
+        if error is not None:
+            raise answered(error, verb, resource, str(operation.get("operationType", "operation"))) from error
+        if operation.get("status") != "DONE":
+            text = f"operation {name} in {zone} is {operation.get('status')}; it is asked again"
+            raise NotReady(text, backend="gcp", verb=verb, resource=resource)
+        return operation
+
+
+def any_of(field: str, values: Sequence[str]) -> str:
+    """Return a filter that takes resources whose field is one of the values."""
+    return " OR ".join(f'({field} = "{value}")' for value in sorted(values))
+
+
+def all_of(*filters: str) -> str:
+    """Return a filter that takes what passes all of the given ones; empty ones do not count."""
+    return " AND ".join(f"({wanted})" for wanted in filters if wanted)
+
+
+def _check_reached(page: Raw, scopes: Mapping[str, Raw], verb: str, resource: str) -> None:
+    gone = [str(link).rpartition("/")[2] for link in page.get("unreachables") or ()]
+    warnings = {name: scope.get("warning") or {} for name, scope in scopes.items()}
+    gone += [name.rpartition("/")[2] for name, warning in warnings.items() if warning.get("code") == "UNREACHABLE"]
+    if gone:
+        raise RetryableError(
+            f"Compute Engine could not reach {', '.join(sorted(set(gone)))}, so nothing can be said of what is not "
+            "listed. It is tried again",
+            backend="gcp", verb=verb, resource=resource,
+        )  # fmt: skip
+
+
+def _bucket(http: str, path: str) -> str:
+    """Return the name of the rate quota that a call counts against: its group of methods, and its region."""
+    found = _REGION.search(path)
+    region = (found[1] or found[2]) if found else "global"
+    parts = path.strip("/").split("/")
+    if "operations" in parts:
+        group = "operation reads"
+    elif http != "GET":
+        group = "changes"
+    else:
+        group = "lists" if parts[0] == "aggregated" or len(parts) in (1, 3) else "reads"
+    return f"{group} in {region}"
+
+
+def _action(http: str, path: str) -> str:
+    """Return a call's name for errors, such as ``disks.insert``."""
+    parts = [part for part in path.split("/") if part]
+    for place in ("zones", "regions"):
+        if place in parts:
+            parts = parts[parts.index(place) + 2 :]
+    words = {"POST": "insert", "DELETE": "delete", "GET": "get"}
+    if len(parts) >= 3:
+        return f"{parts[0]}.{parts[-1]}"
+    return f"{parts[0] if parts else path}.{words.get(http, http)}"

@@ -1,0 +1,174 @@
+"""What the nodes of a plan need of the project: zones, machine types, images, networks, attachments."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_rankvol.backends._gcp_labels import check_labels
+from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
+from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
+from airflow_rankvol.backends._gcp_types import FAMILIES, TYPES, family_of, takes
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
+
+if TYPE_CHECKING:
+    from airflow_rankvol.plan import Plan
+
+_ACCOUNT = re.compile(r"default|[^@\s]+@[^@\s]+")
+#: RFC 1035 (discovery document, Tags.items).
+_TAG = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str], kinds: Sequence[str]) -> None:
+    """Refuse nodes that the project cannot give.
+
+    Args:
+        zones: each rank's zone.
+        kinds: the types of the volumes.
+    """
+    job = plan.job
+    used = sorted(set(zones.values()))
+    _check_zones(places, used)
+    _check_node(places, job.node, "node", used, (kinds, len(job.volumes)))
+    if job.gathers_on_node and job.gather_node is not None:
+        # gather splits into parts where a node cannot hold all volumes, but one rank's have to be on one node.
+        _check_node(places, job.gather_node, "gather_node", used, (kinds, len(job.volumes)))
+
+
+def _check_zones(places: Places, used: Sequence[str]) -> None:
+    known = places.all_zones()
+    for zone in used:
+        if zone not in known:
+            near = [name for name in known if region_of(name) == region_of(zone)] or places.zones(
+                places.gce.session.region
+            )
+            raise ConfigError(
+                f"node.zones: {zone!r} is no zone of Google Cloud's; expected one as in "
+                f"{', '.join(near) or 'us-central1-a'}"
+            )
+        if known[zone] != "UP":
+            raise ConfigError(f"node.zones: zone {zone} is {known[zone]}; choose another one")
+
+
+def _check_node(
+    places: Places, template: NodeTemplate, where: str, zones: Sequence[str], disks: tuple[Sequence[str], int]
+) -> None:
+    """Check one template in every zone that it is used in.
+
+    Args:
+        disks: the types of its volumes, and how many there are.
+    """
+    _check_fields(template, where)
+    _check_network(places, template, where, sorted({region_of(zone) for zone in zones}))
+    for zone in zones:
+        _check_offered(places, template, where, zone)
+    offers = places.offers(places.types_of(template))
+    for name in places.types_of(template):
+        image = places.image(template.image, name)
+        size_gib = template.root_size_gib
+        if size_gib is not None and size_gib < image.size_gib:
+            raise ConfigError(
+                f"{where}.root_size: {template.root_size}; image {image.link} needs at least {image.size_gib} GiB"
+            )
+        machine = next(iter(offers[name].values()), None)
+        if machine is not None:
+            _check_machine(machine, template, where, disks)
+
+
+def _check_fields(template: NodeTemplate, where: str) -> None:
+    check_labels(template.tags, where)
+    if template.root_type is not None and template.root_type not in TYPES:
+        raise ConfigError(f"{where}.root_type: {template.root_type!r} was found; expected one of {', '.join(TYPES)}")
+    if template.report is not ReportChannel.CONSOLE:
+        raise ConfigError(
+            f"{where}.report: {str(template.report)!r} is AWS'; nodes on Google Cloud report by guest attributes. "
+            "Leave it out"
+        )
+    if template.service_account and not _ACCOUNT.fullmatch(template.service_account):
+        raise ConfigError(
+            f"{where}.service_account: {template.service_account!r} was found; expected its email address, or 'default'"
+        )
+    for tag in template.network_tags:
+        if not _TAG.fullmatch(tag):
+            raise ConfigError(
+                f"{where}.network_tags: {tag!r}; expected 1 to 63 lower-case letters, digits and dashes, the first a "
+                "letter, the last no dash"
+            )
+    if math.ceil(template.lifetime.total_seconds()) + GRACE_S > LONGEST_S:
+        raise ConfigError(f"{where}.lifetime: {template.lifetime}; Compute Engine limits it to 119 days")
+
+
+def _check_network(places: Places, template: NodeTemplate, where: str, regions: Sequence[str]) -> None:
+    """Look up what lies in this project; the network of another one, only its own project's users may see."""
+    mine = places.gce.link("")
+    for subnet in _subnets(template):
+        for region in regions:
+            link = places.subnet(subnet, region)
+            if link.startswith(mine) and not places.exists(link, subnet):
+                raise ConfigError(
+                    f"{where}.subnets: there is no {link}. Name a subnet of region {region}, or set {where}.zones to "
+                    "zones of the subnet's region"
+                )
+            if f"/regions/{region}/" not in link:
+                raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
+    link = places.network(template.network)
+    if template.network and link.startswith(mine) and not places.exists(link, template.network):
+        raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")
+
+
+def _subnets(template: NodeTemplate) -> list[str]:
+    subnets = template.subnets
+    if subnets is None:
+        return []
+    return sorted(set(subnets.values())) if isinstance(subnets, dict) else [subnets]
+
+
+def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str) -> None:
+    """Refuse a zone that offers none of a template's machine types, and types that no zone offers."""
+    types = places.types_of(template)
+    offers = places.offers(types)
+    for name in types:
+        if not offers[name]:
+            raise ConfigError(f"{where}.machine_type: there is no {name!r} in any zone. Did you mean another?")
+    if not any(zone in offers[name] for name in types):
+        good = sorted(set.union(*(set(offers[name]) for name in types)))
+        near = [name for name in good if region_of(name) == region_of(zone)] or good
+        raise ConfigError(
+            f"{where}.machine_type: {', '.join(types)} is not offered in zone {zone}. Set node.zones to some of "
+            f"{', '.join(near)}"
+        )
+
+
+def _check_machine(machine: MachineType, template: NodeTemplate, where: str, disks: tuple[Sequence[str], int]) -> None:
+    kinds, count = disks
+    if count > machine.max_disks:
+        raise ConfigError(
+            f"{where}.machine_type: {machine.name} takes {machine.max_disks} disks besides the one that it boots from; "
+            f"each rank has {count} volumes. Use a larger machine type, or fewer mounts"
+        )
+    for kind in (*kinds, *([template.root_type] if template.root_type else [])):
+        if not takes(machine.name, machine.cpus, kind):
+            able = sorted(FAMILIES.get(family_of(machine.name), ()))
+            raise ConfigError(
+                f"{where}.machine_type: {machine.name} takes no disks of type {kind}; its family takes "
+                f"{', '.join(able)}, some of them only on large machines. Choose another type of disk or machine"
+            )
+    _check_accelerators(machine, template, where)
+
+
+def _check_accelerators(machine: MachineType, template: NodeTemplate, where: str) -> None:
+    gpus = template.gpus_per_node
+    if not gpus:
+        return
+    if machine.accelerators and machine.accelerators != gpus:
+        raise ConfigError(
+            f"{where}.gpus_per_node: {gpus}; {machine.name} has {machine.accelerators}. Correct the one or the other"
+        )
+    if not machine.accelerators and not takes_accelerators(template, machine.name):
+        raise ConfigError(
+            f"{where}.accelerator is not set, and {machine.name} has none built in; say which: 'nvidia-tesla-t4' on N1 "
+            "machines, or use a machine type that has its own, as in g2-standard-4"
+        )

@@ -1,0 +1,141 @@
+"""From a node's request to the body of instances.insert."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_rankvol.backends._gcp_labels import PREFIX, description_of, labels_of
+from airflow_rankvol.backends._gcp_places import Image, Places, region_of
+from airflow_rankvol.backends._gcp_types import WITH_ACCELERATORS, boot_type_of, family_of
+from airflow_rankvol.backends._gcp_view import split
+from airflow_rankvol.backends.base import NodeRequest
+from airflow_rankvol.records import Attachment
+from airflow_rankvol.spec.templates import NodeTemplate
+
+#: The boot disk's name on the node: no volume can have it, because no disk's name has an underscore.
+BOOT_DEVICE = "rankvol_boot"
+#: On the disk that a node boots from: its node. It carries no key, so it is no rank's volume.
+ROOT_LABEL = f"{PREFIX}root"
+#: What a service account may use: all that IAM allows it (Compute Engine's documentation, "Service accounts", best
+#: practice).
+DEFAULT_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_SCOPE = "https://www.googleapis.com/auth/"
+#: Compute Engine's documentation, "Limit the run time of a VM": 30 seconds to 120 days.
+SHORTEST_S, LONGEST_S = 30, 120 * 24 * 3600
+#: So much later than the node's own timer Compute Engine ends it: what ends by itself leaves its report.
+GRACE_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a node is to run: what differs from one try to the next."""
+
+    type: str
+    image: Image
+    zone: str
+
+
+def launching(request: NodeRequest, machine: Machine, places: Places) -> dict[str, Any]:
+    """Return the body of instances.insert for one node."""
+    template = request.template
+    gpus = takes_accelerators(template, machine.type)
+    body: dict[str, Any] = {
+        "name": request.name,
+        "description": description_of(request.tags),
+        "labels": labels_of(request.tags, template.tags),
+        "machineType": places.gce.link(f"zones/{machine.zone}/machineTypes/{machine.type}"),
+        "disks": [_boot(request, machine, places), *(_data(item, places) for item in request.attachments)],
+        "networkInterfaces": [_network(template, machine.zone, places)],
+        "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(request).items()]},
+        "scheduling": _scheduling(request, has_gpus=gpus or family_of(machine.type) in WITH_ACCELERATORS),
+    }
+    if gpus:
+        kind = places.gce.link(f"zones/{machine.zone}/acceleratorTypes/{template.accelerator}")
+        body["guestAccelerators"] = [{"acceleratorCount": template.gpus_per_node, "acceleratorType": kind}]
+    if machine.image.shielded:
+        # Drivers of accelerators are mostly not signed.
+        secure = not (gpus or family_of(machine.type) in WITH_ACCELERATORS)
+        body["shieldedInstanceConfig"] = {
+            "enableSecureBoot": secure, "enableVtpm": True, "enableIntegrityMonitoring": True
+        }  # fmt: skip
+    if template.service_account:
+        body["serviceAccounts"] = [{"email": template.service_account, "scopes": scopes_of(template)}]
+    if template.network_tags:
+        body["tags"] = {"items": list(template.network_tags)}
+    return body
+
+
+def takes_accelerators(template: NodeTemplate, machine_type: str) -> bool:
+    """Say whether accelerators are added to a machine; some families bring theirs."""
+    return bool(template.accelerator) and family_of(machine_type) not in WITH_ACCELERATORS
+
+
+def scopes_of(template: NodeTemplate) -> list[str]:
+    """Return the scopes of a node's service account, short names as whole ones."""
+    wanted = template.scopes or DEFAULT_SCOPES
+    return [scope if scope.startswith("https://") else f"{_SCOPE}{scope}" for scope in wanted]
+
+
+def _boot(request: NodeRequest, machine: Machine, places: Places) -> dict[str, Any]:
+    template, size_gib = request.template, request.template.root_size_gib
+    labels = labels_of(request.tags, template.tags)
+    kept = {name: value for name, value in labels.items() if name not in _NOT_ON_ROOT}
+    kind = template.root_type or boot_type_of(machine.type)
+    params: dict[str, Any] = {
+        "sourceImage": machine.image.link,
+        "diskType": places.gce.link(f"zones/{machine.zone}/diskTypes/{kind}"),
+        "labels": {**kept, ROOT_LABEL: request.name},
+    }
+    if size_gib is not None:
+        params["diskSizeGb"] = str(max(math.ceil(size_gib), machine.image.size_gib))
+    return {"boot": True, "autoDelete": True, "deviceName": BOOT_DEVICE, "initializeParams": params}
+
+
+_NOT_ON_ROOT = frozenset(f"{PREFIX}{name}" for name in ("key", "rank", "attempt", "scope", "reclaim", "role"))
+
+
+def _data(item: Attachment, places: Places) -> dict[str, Any]:
+    zone, name = split(item.volume_id)
+    return {
+        "source": places.gce.link(f"zones/{zone}/disks/{name}"),
+        "deviceName": name,
+        "mode": "READ_ONLY" if item.read_only else "READ_WRITE",
+        "autoDelete": False,
+    }
+
+
+def _network(template: NodeTemplate, zone: str, places: Places) -> dict[str, Any]:
+    subnet = template.subnet_of(zone)
+    found: dict[str, Any] = {"network": places.network(template.network)}
+    if subnet:
+        found = {"subnetwork": places.subnet(subnet, region_of(zone))}
+    if template.external_ip:
+        found["accessConfigs"] = [{"type": "ONE_TO_ONE_NAT", "name": "External NAT"}]
+    return found
+
+
+def _metadata(request: NodeRequest) -> dict[str, str]:
+    return {
+        "startup-script": request.script,
+        # The node reports by them.
+        "enable-guest-attributes": "TRUE",
+        # What it printed can be read in Cloud Logging when it is gone.
+        "serial-port-logging-enable": "TRUE",
+    }
+
+
+def _scheduling(request: NodeRequest, *, has_gpus: bool) -> dict[str, Any]:
+    spot = request.template.spot
+    lifetime_s = min(max(math.ceil(request.lifetime_s) + GRACE_S, SHORTEST_S), LONGEST_S)
+    return {
+        "provisioningModel": "SPOT" if spot else "STANDARD",
+        # A node that starts again would start its job again.
+        "automaticRestart": False,
+        # Neither a spot instance nor one with accelerators can move to another host.
+        "onHostMaintenance": "TERMINATE" if spot or has_gpus else "MIGRATE",
+        "maxRunDuration": {"seconds": str(lifetime_s)},
+        # A spot instance that was taken back stays, and says so; delete_volumes deletes it.
+        "instanceTerminationAction": "STOP" if spot else "DELETE",
+    }

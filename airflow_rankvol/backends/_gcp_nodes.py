@@ -1,0 +1,251 @@
+"""Instances: launched once with their disks, ended only when ours, told of their peers by metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from airflow_rankvol.backends._gcp_calls import Gce, any_of
+from airflow_rankvol.backends._gcp_errors import code
+from airflow_rankvol.backends._gcp_insert import Insertion, insert
+from airflow_rankvol.backends._gcp_launch import Machine, launching
+from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_places import Places
+from airflow_rankvol.backends._gcp_report import Reports
+from airflow_rankvol.backends._gcp_view import (
+    REASONS,
+    Raw,
+    id_of,
+    is_released,
+    is_spot,
+    last,
+    node_of,
+    our_tags,
+    split,
+    state_of,
+    zone_of,
+)
+from airflow_rankvol.backends._gcp_volumes import TRIES, together
+from airflow_rankvol.backends._gcp_wire import GO_KEY, go_value
+from airflow_rankvol.backends.base import Guard, NodeRequest
+from airflow_rankvol.errors import (
+    BackendError,
+    FinalError,
+    NoCapacity,
+    NotOurs,
+    NotReady,
+    RetryableError,
+)
+from airflow_rankvol.records import Node, NodeState, Volume
+
+#: Another machine type of the list may be had where these say that this one cannot.
+_NEXT_TYPE = frozenset({"UNSUPPORTED_OPERATION", "QUOTA_EXCEEDED", "quotaExceeded", "CPU_QUOTA_EXCEEDED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The verbs of nodes."""
+
+    gce: Gce
+    memory: Memory
+    places: Places
+    reports: Reports
+
+    def create(self, request: NodeRequest) -> Node:
+        """Launch a node with its volumes, or return the one of that name and key."""
+        zone = self._zone_of(request)
+        known = self.memory.node(f"{zone}/{request.name}")
+        if known is None or not same(known, request.tags) or self.memory.was_deleted(known):
+            known = self._launch(request, zone)
+        self.memory.saw_nodes([known])
+        return node_of(known)
+
+    def delete(self, node_id: str, guard: Guard) -> None:
+        """Start ending a node of ours; its volumes stay."""
+        raw = self.memory.node(node_id) or self._get(node_id, "delete_node")
+        if raw is None:
+            return
+        name = str(raw["name"])
+        guard.check(tags=our_tags(raw), name=name, backend="gcp", verb="delete_node")
+        self._check_disks(raw)
+        try:
+            self.gce.call("DELETE", _path(node_id), "delete_node", node_id, requestId=once())
+        except BackendError as exc:
+            if code(exc) != "notFound":
+                raise
+        self.memory.deleted_node(raw)
+
+    def tell(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
+        """Hand variables to nodes of ours as metadata, which they read from their metadata server."""
+        value = go_value(message)
+        # Every rank that steps on the same observation says the same.
+        told = f"told:{hash((tuple(node_ids), value))}"
+        if not self.memory.is_due(told):
+            return
+        together(list(node_ids), lambda node_id: self._tell(node_id, value))
+        self.memory.looked_up([told])
+
+    def read_report(self, node_id: str) -> str | None:
+        """Return a node's report; read once, when the node has ended."""
+        raw = self.memory.last_node(node_id) or self._get(node_id, "read_report")
+        if raw is None:
+            return None
+        if state_of(raw) is not NodeState.ENDED:
+            return self.reports.report(_path(node_id))
+        return self.memory.report(_number(raw), lambda: self._last_report(raw))
+
+    def log(self, node_id: str) -> str:
+        """Return what a node's job printed, as far as Compute Engine shows it, for people."""
+        return self.reports.log(_path(node_id))
+
+    def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
+        """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
+        holding = {volume.attached_to for volume in volumes}
+        there = [raw for raw in found if not self.memory.was_deleted(raw) or id_of(raw) in holding]
+        self._ask_reasons(there)
+        return tuple(self._view(raw) for raw in there)
+
+    def _view(self, raw: Raw) -> Node:
+        if self.memory.was_deleted(raw):
+            raw = {**raw, "status": "STOPPING"}  # nothing calls it back
+        if state_of(raw) is not NodeState.ENDED:
+            return node_of(raw)
+        if is_released(raw):  # its peers have to know whether it succeeded
+            self._quietly_read(id_of(raw))
+        report = self.memory.known_report(_number(raw))
+        return node_of(raw, exit_code=_exit_code(report), reason=self.memory.reason(_number(raw)) or "")
+
+    def _ask_reasons(self, found: Iterable[Raw]) -> None:
+        """Ask why spot instances ended: one call for all of a zone, once."""
+        unknown: dict[str, dict[str, Raw]] = {}
+        for raw in found:
+            asked = self.memory.reason(_number(raw)) is not None or not is_spot(raw)
+            if not asked and raw.get("status") in ("STOPPING", "TERMINATED"):
+                unknown.setdefault(zone_of(raw), {})[_number(raw)] = raw
+        for zone, raws in unknown.items():
+            wanted = any_of("operationType", ["compute.instances.preempted", "compute.instances.hostError"])
+            seen = self.gce.operations(zone, "observe", ", ".join(sorted(map(id_of, raws.values()))), filter_=wanted)
+            told = {str(operation.get("targetId")): str(operation.get("operationType")) for operation in seen}
+            for number, raw in raws.items():
+                if number in told or raw.get("status") == "TERMINATED":
+                    self.memory.ended_because(number, REASONS.get(told.get(number, ""), ""))
+
+    def _quietly_read(self, node_id: str) -> None:
+        try:
+            self.read_report(node_id)
+        except RetryableError:
+            return  # the next look reads it
+
+    def _last_report(self, raw: Raw) -> str | None:
+        """Read the report of a node that has ended; its last words may take a moment to get there."""
+        node_id = id_of(raw)
+        report = self.reports.report(_path(node_id))
+        if report is None and self.memory.is_due(f"report:{_number(raw)}"):
+            self.memory.looked_up([f"report:{_number(raw)}"])
+            text = "the node has ended, and there is no report of it yet; it is read once more"
+            raise NotReady(text, backend="gcp", verb="read_report", resource=node_id)
+        return report
+
+    def _launch(self, request: NodeRequest, zone: str) -> Raw:
+        """Launch on the first machine type of the list that can be had."""
+        refusals: list[BackendError] = []
+        for machine_type in self.places.types_of(request.template):
+            machine = Machine(machine_type, self.places.image(request.template.image, machine_type), zone)
+            try:
+                return self._insert(request, machine)
+            except BackendError as exc:
+                if not isinstance(exc, NoCapacity) and code(exc) not in _NEXT_TYPE and not _no_such_type(exc):
+                    raise
+                refusals.append(exc)
+        # What may be had later counts more than what never will.
+        told = next((refusal for refusal in refusals if isinstance(refusal, RetryableError)), refusals[-1])
+        for refusal in refusals:
+            if refusal is not told:
+                told.add_note(f"another machine type: {refusal}")
+        raise told
+
+    def _insert(self, request: NodeRequest, machine: Machine) -> Raw:
+        zone = machine.zone
+        token = f"instances.insert/{request.token}/{request.tags.key}/{zone}/{request.name}/{machine.type}"
+        body = launching(request, machine, self.places)
+        wanted = Insertion(f"zones/{zone}/instances", body, "RUNNING", token, "create_node")
+        try:
+            return insert(self.gce, self.memory, wanted, request.tags)
+        except BackendError as exc:
+            exc.resource = f"{request.name} ({machine.type} in {zone})"
+            raise
+
+    def _tell(self, node_id: str, value: str) -> None:
+        for attempt in range(TRIES):
+            # Whole: what it has besides is set again.
+            raw = self._get(node_id, "tell_nodes")
+            if raw is None:
+                return
+            if our_tags(raw) is None:
+                raise _error(NotOurs, "tell_nodes", node_id, "refused: it carries no tags of ours")
+            metadata = raw.get("metadata") or {}
+            items = [item for item in metadata.get("items") or () if item.get("key") != GO_KEY]
+            body = {"fingerprint": metadata.get("fingerprint", ""), "items": [*items, {"key": GO_KEY, "value": value}]}
+            try:
+                self.gce.call(
+                    "POST", f"{_path(node_id)}/setMetadata", "tell_nodes", node_id, body=body, requestId=once()
+                )
+            except BackendError as exc:
+                if code(exc) != "conditionNotMet" or attempt == TRIES - 1:
+                    raise
+            else:
+                return
+
+    def _get(self, node_id: str, verb: str) -> Raw | None:
+        return self.gce.find(_path(node_id), verb, node_id)
+
+    @staticmethod
+    def _check_disks(raw: Raw) -> None:
+        """Refuse to end a node whose volumes somebody has made to go with it."""
+        for disk in raw.get("disks") or ():
+            if disk.get("autoDelete") and not disk.get("boot"):
+                name = last(str(disk.get("source", "")))
+                raise _error(
+                    FinalError, "delete_node", id_of(raw),
+                    f"refused: disk {name} would be deleted with it (autoDelete is set, which we never do). Run gcloud "
+                    f"compute instances set-disk-auto-delete {raw['name']} --no-auto-delete --disk {name}, then clear "
+                    "this task",
+                )  # fmt: skip
+
+    def _zone_of(self, request: NodeRequest) -> str:
+        """Return the zone of a node: that of its volumes, whose ids tell."""
+        zones = sorted({split(item.volume_id)[0] for item in request.attachments})
+        if len(zones) > 1 or (zones and request.zone and zones != [request.zone]):
+            raise _error(
+                FinalError, "create_node", request.name,
+                f"its volumes lie in {', '.join(zones)}, it is to run in {request.zone or 'one zone'}; a disk attaches "
+                "only within its zone. Give the job one zone (NodeTemplate.zones), or adopt volumes of one zone",
+            )  # fmt: skip
+        return zones[0] if zones else request.zone or self.places.zone_for(request.tags)
+
+
+def _path(node_id: str) -> str:
+    zone, name = split(node_id)
+    return f"zones/{zone}/instances/{name}"
+
+
+def _number(raw: Raw) -> str:
+    return str(raw.get("id") or id_of(raw))
+
+
+def _no_such_type(error: BackendError) -> bool:
+    """Say whether a zone does not have a machine type: Compute Engine tells it as a wrong value."""
+    return code(error) in ("invalid", "notFound") and "achineType" in str(error)
+
+
+def _exit_code(report: str | None) -> int | None:
+    try:
+        found = json.loads(report or "{}").get("exit_code")
+    except (ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
+def _error(kind: type[BackendError], verb: str, resource: str, text: str) -> BackendError:
+    return kind(text, backend="gcp", verb=verb, resource=resource)

@@ -1,0 +1,208 @@
+"""Google Cloud: volumes are persistent disks or Hyperdisk, nodes are Compute Engine instances.
+
+A thin adapter: policy, retries and tokens live in the engine; the truth is in the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
+from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Session
+from airflow_rankvol.backends._gcp_labels import label_key, short
+from airflow_rankvol.backends._gcp_memory import Memory
+from airflow_rankvol.backends._gcp_nodes import Nodes
+from airflow_rankvol.backends._gcp_places import Places
+from airflow_rankvol.backends._gcp_report import Reports
+from airflow_rankvol.backends._gcp_staging import GcsStaging
+from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, our_tags, volume_of
+from airflow_rankvol.backends._gcp_volumes import TOGETHER, Volumes
+from airflow_rankvol.backends._looks import Looks
+from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.records import Group, Node, Observation, Tags, Volume
+from airflow_rankvol.spec.templates import NodeTemplate
+
+if TYPE_CHECKING:
+    from airflow_rankvol.plan import Plan
+
+
+class GcpBackend:
+    """Disks and instances in one project. All verbs may be called from several threads.
+
+    Args:
+        session: the connection's authorised HTTP.
+        memory: what the process saw and did lately; a new one is that of a new process.
+    """
+
+    name = "gcp"
+    platform = "gce"
+    supports_rendezvous = True
+    concurrency = TOGETHER
+    #: What an accepted call makes is listed at once, as far as anybody has seen; this is to be sure.
+    listing_lag_s = 10.0
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        poll_interval_s: float = DEFAULT_POLL_INTERVAL_S,
+        clock: Clock | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self.session = session
+        self.poll_interval_s = poll_interval_s
+        self.clock = clock or Clock()
+        self.memory = memory or Memory()
+        self.looks = Looks[Observation](
+            poll_interval_s, now=lambda: self.clock.now().timestamp(), sleep=self.clock.sleep
+        )
+        self.gce = Gce(session)
+        self.stager = GcsStaging(self.gce)
+        self.places = Places(self.gce)
+        self.volumes = Volumes(self.gce, self.memory, self.places)
+        self.nodes = Nodes(self.gce, self.memory, self.places, Reports(self.gce))
+
+    def __repr__(self) -> str:
+        return f"GcpBackend({self.session.conn_id!r})"
+
+    def default_owner(self) -> None:
+        """Return None: a project has many users, so the owner has to be configured."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuse what this project cannot do; creates nothing."""
+        from airflow_rankvol.backends._gcp_check import check
+
+        check(plan, self.gce, self.places, self.stager)
+
+    def max_volumes(self, template: NodeTemplate) -> int:
+        """Return how many volumes a node can hold besides the disk that it boots from."""
+        return self.places.attachments(template)
+
+    def choose_zone(self, plan: Plan) -> str:
+        """Return a zone that offers the plan's machine types."""
+        from airflow_rankvol.backends._gcp_zones import choose_zone
+
+        return choose_zone(plan, self.places)
+
+    def observe(self, group: Group) -> Observation:
+        """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each 500.
+
+        Threads that ask at the same time share the answer.
+        """
+        return self.looks.look(repr(group), lambda: self._observe(group))
+
+    def _observe(self, group: Group) -> Observation:
+        where = f"group {group.group}"
+        names = frozenset(group.names)
+
+        def ours(raw: Raw) -> bool:
+            tags = our_tags(raw)
+            return tags is not None and tags.owner == group.owner and tags.key in group.keys
+
+        # Side by side: a look takes the time of one call.
+        with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
+            later = other.submit(self._volumes_of, group, where)
+            nodes = [raw for raw in self._nodes_by(_of(group.owner, [group.key]), "observe", where) if ours(raw)]
+            volumes = [raw for raw in later.result() if ours(raw) or raw["name"] in names]
+        self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
+        self.memory.saw_nodes(nodes, ours)
+        return self._observation(volumes, nodes)
+
+    def _volumes_of(self, group: Group, where: str) -> list[Raw]:
+        found = self._volumes_by(_of(group.owner, sorted(group.keys)), "observe", where)
+        if group.names:
+            there = {id_of(raw) for raw in found}
+            named = self.volumes.named(group.names, "observe", where)
+            found += [raw for raw in named if id_of(raw) not in there]
+        return found
+
+    def list_owned(self, selector: Selector) -> Observation:
+        """Return what carries the owner's tags."""
+        wanted = all_of(
+            _label("owner", selector.owner),
+            _label("dag", selector.dag) if selector.dag is not None else "",
+            _label("run", selector.run) if selector.run is not None else "",
+        )
+
+        def ours(raw: Raw) -> bool:
+            tags = our_tags(raw)
+            return tags is not None and _selected(tags, selector)
+
+        volumes = [raw for raw in self._volumes_by(wanted, "list_owned", selector.owner) if ours(raw)]
+        nodes = [raw for raw in self._nodes_by(wanted, "list_owned", selector.owner) if ours(raw)]
+        self.memory.saw_volumes(volumes)
+        self.memory.saw_nodes(nodes)
+        return self._observation(volumes, nodes)
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        """Create a volume with all its tags; the one of that name and key is returned when it exists."""
+        return self.volumes.create(request)
+
+    def delete_volume(self, volume_id: str, guard: Guard) -> None:
+        """Start deleting a volume; absent is success."""
+        self.volumes.delete(volume_id, guard)
+
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        """Set tags on volumes of ours, a call for each; only where nobody else has changed them meanwhile."""
+        self.volumes.tag(volume_ids, tags, held_by)
+
+    def create_node(self, request: NodeRequest) -> Node:
+        """Launch a node with its volumes attached."""
+        return self.nodes.create(request)
+
+    def delete_node(self, node_id: str, guard: Guard) -> None:
+        """Start ending a node; absent is success."""
+        self.nodes.delete(node_id, guard)
+
+    def attach(self, volume_id: str, node_id: str) -> None:
+        """Attach a volume to a running node."""
+        self.volumes.attach(volume_id, node_id)
+
+    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
+        """Detach a volume from a node of ours; not attached is success."""
+        self.volumes.detach(volume_id, node_id, guard)
+
+    def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
+        """Hand variables to nodes that wait for their peers."""
+        self.nodes.tell(node_ids, message)
+
+    def read_report(self, node_id: str) -> str | None:
+        """Return the report that a node wrote to its guest attributes, or its serial port."""
+        return self.nodes.read_report(node_id)
+
+    def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - nobody is shown a disk's content
+        """Return None: what lies on a disk only a node can tell."""
+        return None
+
+    def log_text(self, node_id: str) -> str:
+        """Return what a node's job printed, as far as it is shown."""
+        return self.nodes.log(node_id)
+
+    def _volumes_by(self, wanted: str, verb: str, where: str) -> list[Raw]:
+        return [*self.gce.everywhere("disks", verb, where, filter_=wanted, fields=DISK_FIELDS)]
+
+    def _nodes_by(self, wanted: str, verb: str, where: str) -> list[Raw]:
+        return [*self.gce.everywhere("instances", verb, where, filter_=wanted, fields=INSTANCE_FIELDS)]
+
+    def _observation(self, volumes: Iterable[Raw], nodes: Iterable[Raw]) -> Observation:
+        seen = tuple(volume_of(raw) for raw in volumes)
+        return Observation(volumes=seen, nodes=self.nodes.views(nodes, seen))
+
+
+def _label(name: str, text: str) -> str:
+    """Return a filter by one of our labels; several texts may have the same hash, so the caller compares them."""
+    return any_of(f"labels.{label_key(name)}", [short(text)])
+
+
+def _of(owner: str, keys: Sequence[str]) -> str:
+    return all_of(_label("owner", owner), any_of(f"labels.{label_key('key')}", [short(key) for key in keys]))
+
+
+def _selected(tags: Tags, selector: Selector) -> bool:
+    return (
+        tags.owner == selector.owner
+        and selector.dag in (None, tags.dag)
+        and selector.run in (None, tags.run)
+    )  # fmt: skip

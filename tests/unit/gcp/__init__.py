@@ -1,0 +1,1 @@
+"""The parts of the Google Cloud backend that need no cloud."""
