@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.clouds.aws.policy import allowed, needed
 from tests.clouds.aws.world import REGION
 from tests.clouds.common.client import Process
 
 # What an instance with a profile signs its calls with.
 NODE_KEY = "ASIATESTINGTESTING00"
+# What the connections of Airflow sign theirs with; tests that call AWS themselves have another key.
+AIRFLOW_KEY = "AKIATESTINGAIRFLOW00"
 
 
 class Double(Process):
@@ -17,8 +20,19 @@ class Double(Process):
 
     package = "tests.clouds.aws"
 
+    def stop(self) -> None:
+        """End the process; whatever Airflow's identity has called has to be in the policy that users get.
+
+        Raises:
+            AssertionError: docs/aws-policy.json lacks an action.
+        """
+        called = self.actions(AIRFLOW_KEY) if self.is_up else []
+        super().stop()
+        lacking = sorted(needed(called) - allowed())
+        assert not lacking, f"docs/aws-policy.json lacks {', '.join(lacking)}"
+
     def actions(self, access_key: str = "testing") -> list[str]:
-        """Return every ``service:Action`` called since the start: by clients of ours, or by nodes with NODE_KEY."""
+        """Return every ``service:Action`` that a key has called since the start: a test's, NODE_KEY or AIRFLOW_KEY."""
         found: list[str] = self("actions", access_key=access_key)
         return found
 
@@ -29,7 +43,7 @@ class Double(Process):
     def env(self) -> dict[str, str]:
         """Return the environment of a process whose AWS calls lead here."""
         extra = json.dumps(
-            {"conn_type": "aws", "login": "testing", "password": "testing", "extra": self.connection_extra()}
+            {"conn_type": "aws", "login": AIRFLOW_KEY, "password": "testing", "extra": self.connection_extra()}
         )
         return {
             "AIRFLOW_CONN_AWS_DEFAULT": extra,

@@ -120,10 +120,10 @@ def test_a_connection_of_airflows_leads_to_the_double(double: Double, monkeypatc
         monkeypatch.setenv(name, value)
     code = (
         "from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook as H\n"
-        "print(H('aws_default', client_type='sts').get_conn().get_caller_identity()['Account'])"
+        "print(H('aws_default', client_type='ec2').get_conn().describe_volumes()['Volumes'])"
     )
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip().endswith("123456789012"), done.stderr
-    assert double.counts() == {"sts:GetCallerIdentity": 1}
+    assert done.stdout.strip().endswith("[]"), done.stderr
+    assert double.counts() == {"ec2:DescribeVolumes": 1}

@@ -62,6 +62,11 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it has been started and still runs."""
+        return self._process is not None and self._process.poll() is None and bool(self.url)
+
     def stop(self) -> None:
         """End the process, and wait until it has left nothing."""
         if self._process is None:

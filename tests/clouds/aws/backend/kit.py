@@ -19,7 +19,7 @@ from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, VolumeReque
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.records import Attachment, Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
-from tests.clouds.aws.client import Double
+from tests.clouds.aws.client import AIRFLOW_KEY, Double
 from tests.unit.engine.engine_kit import Rig, a_plan
 
 ZONE, OTHER_ZONE = "us-east-1a", "us-east-1b"
@@ -48,7 +48,7 @@ def settings(double: Double, **extra: Any) -> Settings:
     """Return the connection that leads to the double; it does not retry, so that each fault is seen."""
     once = {"retries": {"total_max_attempts": 1}, "read_timeout": 2}
     return Settings(
-        "aws_test", "aws", {**double.connection_extra(), "config_kwargs": once, **extra}, "testing", "testing"
+        "aws_test", "aws", {**double.connection_extra(), "config_kwargs": once, **extra}, AIRFLOW_KEY, "testing"
     )
 
 
