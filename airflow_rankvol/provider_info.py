@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "cli": ["airflow_rankvol._cli_commands.get_cli_commands"],
         "config": {
             "rankvol": {
                 "description": "Settings of the rank volumes provider.",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 
 import pytest
 import yaml
+from airflow.cli.cli_parser import _add_command
 
+from airflow_rankvol._cli_commands import add_commands, get_cli_commands
 from airflow_rankvol.cli import main
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import AuthDenied
+from airflow_rankvol.provider_info import get_provider_info
 from tests.unit.cli_kit import CONNECTION, Cloud, install, rows
 
 
@@ -126,3 +130,33 @@ def test_a_backend_that_fails_is_named_and_nothing_is_claimed(cloud: Cloud, caps
     answer = capsys.readouterr()
     assert answer.out == ""
     assert "rankvol_default: fake list_owned" in answer.err
+
+
+def test_airflow_has_the_same_commands_with_the_same_arguments() -> None:
+    (group,) = get_provider_info()["cli"]
+    assert group == f"{get_cli_commands.__module__}.{get_cli_commands.__name__}"
+    airflow = argparse.ArgumentParser()
+    _add_command(airflow.add_subparsers(), get_cli_commands()[0])
+    ours = argparse.ArgumentParser()
+    add_commands(ours.add_subparsers(dest="command"))
+    for argv in (
+        ["plan", "job.yaml", "--nodes", "3", "--param", "a=1", "--param", "b=2"],
+        ["ls", "-o", "yaml", "--conn-id", "a", "--conn-id", "b"],
+        ["reap", "--yes", "--older-than", "2h", "--dag", "d", "--run", "r", "--name", "n", "--owner", "o"],
+    ):
+        theirs = vars(airflow.parse_args(["rankvol", *argv]))
+        name = theirs.pop("func").args[0]
+        del theirs["subcommand"]
+        assert {"command": name, **theirs} == vars(ours.parse_args(argv))
+
+
+def test_airflow_ends_with_the_commands_exit_code(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.volumes(expiry="1s")
+    cloud.backend.clock.sleep(60)
+    parser = argparse.ArgumentParser()
+    _add_command(parser.add_subparsers(), get_cli_commands()[0])
+    args = parser.parse_args(["rankvol", "reap", "-o", "json"])
+    with pytest.raises(SystemExit) as exit_:
+        args.func(args)
+    assert exit_.value.code == 3
+    assert len(rows(capsys)) == 2
