@@ -174,7 +174,7 @@ def of_answer(status: int, found: Any, text: str) -> ApiError:
     """
     error = found.get("error") if isinstance(found, Mapping) else None
     if not isinstance(error, Mapping):
-        return ApiError(status, "", text[:500].strip() or "an empty answer")
+        return ApiError(status, "notFound" if status == 404 else "", text[:500].strip() or "an empty answer")
     first: Mapping[str, Any] = next(iter(error.get("errors") or ()), {})
     infos = [detail for detail in error.get("details") or () if isinstance(detail, Mapping)]
     known = [str(info.get("reason", "")) for info in infos if info.get("reason") in TABLE]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +41,10 @@ from airflow_rankvol.errors import (
 )
 from airflow_rankvol.records import Node, NodeState, Volume
 
+log = logging.getLogger(__name__)
+
+#: On serial port 1: our bootstrap's lines, and the guest agent's when it runs startup scripts.
+_LIFE = re.compile(r"RANKVOL-|startup-script|google_metadata_script_runner|GCEMetadataScripts")
 #: Another machine type of the list may be had where these say that this one cannot.
 _NEXT_TYPE = frozenset({"UNSUPPORTED_OPERATION", "QUOTA_EXCEEDED", "quotaExceeded", "CPU_QUOTA_EXCEEDED"})
 
@@ -72,7 +78,8 @@ class Nodes:
         try:
             self.gce.call("DELETE", _path(node_id), "delete_node", node_id, requestId=once())
         except BackendError as exc:
-            if code(exc) != "notFound":
+            going = code(exc) == "resourceNotReady" and self.memory.was_deleted(raw)
+            if code(exc) != "notFound" and not going:
                 raise
         self.memory.deleted_node(raw)
 
@@ -94,6 +101,16 @@ class Nodes:
         if state_of(raw) is not NodeState.ENDED:
             return self.reports.report(_path(node_id))
         return self.memory.report(_number(raw), lambda: self._last_report(raw))
+
+    def boot_trouble(self, node_id: str) -> str:
+        """Say why a node that runs has not come up; empty when it has: Compute Engine itself cannot tell."""
+        try:
+            if _LIFE.search(self.reports.console(_path(node_id))) or self.reports.report(_path(node_id)):
+                return ""
+        except FinalError as exc:
+            log.warning("Whether node %s has booted cannot be asked: %s", node_id, exc)
+            return ""
+        return "its serial port shows nothing of the guest agent, which runs startup scripts"
 
     def log(self, node_id: str) -> str:
         """Return what a node's job printed, as far as Compute Engine shows it, for people."""

@@ -19,7 +19,7 @@ rv_copy() {
   export -f rv_curl rv_metadata rv_google rv_url_name rv_upload rv_upload_whole rv_upload_parts rv_upload_state
   # shellcheck disable=SC2016 # the inner shell expands them
   (cd "$1" && find -L . -type f -printf '%P\0' | xargs -0 -r -n 16 -P "$RV_UPLOADS" bash -c '
-    for name in "${@:2}"; do rv_upload "$name" "$1/$name" || exit 255; done' rankvol-upload "$2")
+    for name in "${@:2}"; do rv_upload "./$name" "$1/$name" || exit 255; done' rankvol-upload "$2")
 }
 
 # Copies file $1 to object $2. What the bucket has then must have the file's MD5.
@@ -30,14 +30,15 @@ rv_upload() {
   url="$RV_STORAGE/upload/storage/v1/b/${place%%/*}/o?name=$(rv_url_name "${place#*/}")"
   for try in 1 2 3 4 5; do
     if ((size <= RV_UPLOAD_PART)); then
-      answer=$(rv_upload_whole "$1" "$url")
+      answer=$(rv_upload_whole "$1" "$url" 2>&1)
     else
-      answer=$(rv_upload_parts "$1" "$url" "$size")
+      answer=$(rv_upload_parts "$1" "$url" "$size" 2>&1)
     fi
-    [[ $answer =~ \"md5Hash\":\ *\"$sum\" ]] && return
+    [[ $answer == *'"md5Hash":'*"\"$sum\""* ]] && return
+    [[ ! $answer =~ HTTP\ 4[0-9][0-9]: || $answer =~ HTTP\ 4(08|29): ]] || break
     [ "$try" = 5 ] || sleep "$try"
   done
-  echo "$1 could not be copied to $2" >&2
+  printf '%s could not be copied to %s: %s\n' "${1#./}" "$2" "${answer:0:300}" >&2
   return 1
 }
 
@@ -75,7 +76,7 @@ rv_upload_state() {
   local url=$1 answer code
   shift
   answer=$(curl -q -sSg --connect-timeout 10 --speed-limit 1 --speed-time 60 -X PUT -D - -w '\n%{http_code}' \
-    -H Expect: "$@" "$url")
+    -H Expect: "$@" -K <(printf 'url = "%s"\n' "$url"))
   code=${answer##*$'\n'}
   if [ "$code" = 308 ]; then
     [[ $answer =~ [Rr]ange:\ *bytes=0-([0-9]+) ]] && printf '308\n%d' "$((BASH_REMATCH[1] + 1))" || printf '308\n0'

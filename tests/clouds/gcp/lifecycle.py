@@ -115,7 +115,8 @@ class Lifecycle:
             self.vanish(instance)
             done()
 
-        self._nodes.kill(instance, lambda: self._after(wait_s, instance, "STOPPING", deleted))
+        # Whatever its state is by then: a shutdown of its own may have come to its end meanwhile.
+        self._nodes.kill(instance, lambda: self._world.agenda.after(wait_s, deleted))
 
     def vanish(self, instance: Instance) -> None:
         """Take it away, whatever it was at."""
