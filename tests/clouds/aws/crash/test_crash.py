@@ -20,7 +20,7 @@ from tests.clouds.nodes.host import why_not
 
 DAY_S = 86_400.0
 #: How many calls a run makes. Another number is no fault, but a change of cost that somebody should want.
-CALLS = 101
+CALLS = 91
 #: `make test` tries the one in the middle of each action's calls.
 SAMPLED = ("CreateVolume", "CreateTags", "RunInstances", "AttachVolume", "GetConsoleOutput", "DeleteVolume")
 

@@ -20,8 +20,9 @@ from airflow_rankvol.backends._aws_memory import Memory
 from airflow_rankvol.backends._aws_rate import Limiter
 from airflow_rankvol.backends.aws import AwsBackend
 from airflow_rankvol.backends.base import Clock, Selector
+from airflow_rankvol.engine.loop import Watch, launch
 from airflow_rankvol.engine.reap import RunState, reap, survey
-from airflow_rankvol.engine.step import Outcome, mark_collected, step
+from airflow_rankvol.engine.step import Outcome, choose_attempt, mark_collected
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.records import Slot
@@ -162,8 +163,9 @@ class Way:
 
     def _launch(self, rank: int, number: int) -> dict[str, Any]:
         rig = self._rig()
-        work = rig.begin(rank, number)
-        outcome = rig.launch(work)
+        seen = rig.observe()
+        work = choose_attempt(rig.work(rank, number), seen, number)
+        outcome = launch(rig.backend, work, rig.launcher(rank=rank), seen)
         assert outcome is None, outcome
         return work.to_dict()
 
@@ -188,10 +190,11 @@ class Way:
     def _watch(self, works: list[Work]) -> list[Outcome]:
         rig = self._rig()
         ended: list[Outcome] = []
+        watches = {work.rank: Watch(rig.backend, work) for work in works}
         for _ in range(1000):
             observation = rig.observe()
             for work in [*works]:
-                outcome = step(cast("Any", rig.backend), work, observation)
+                outcome = watches[work.rank].step(observation)
                 if outcome is None:
                     continue
                 assert outcome.error is None, outcome.error
