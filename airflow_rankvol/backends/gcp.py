@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
@@ -167,6 +168,10 @@ class GcpBackend:
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to nodes that wait for their peers."""
         self.nodes.tell(node_ids, message)
+
+    def boot_trouble(self, node_id: str, late_since: datetime) -> str:  # noqa: ARG002 - asked anew for each node
+        """Say why a node that runs has not come up, by its serial port."""
+        return self.nodes.boot_trouble(node_id)
 
     def read_report(self, node_id: str) -> str | None:
         """Return the report that a node wrote to its guest attributes, or its serial port."""

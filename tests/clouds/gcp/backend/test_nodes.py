@@ -1,0 +1,394 @@
+"""The life of a node on Compute Engine: launched once with its disks, told, read, ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.backends.base import Guard
+from airflow_rankvol.errors import (
+    FinalError,
+    NoCapacity,
+    NotOurs,
+    NotReady,
+    QuotaExceeded,
+    RetryableError,
+    VolumeBusy,
+    VolumeConflict,
+)
+from airflow_rankvol.records import Node, NodeState, VolumeState
+from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lines_of, report
+
+
+def instance(lab: Lab, node: Node) -> dict[str, Any]:
+    """Return an instance as it really is."""
+    found: dict[str, Any] = lab.double.state()["instances"][node.id]
+    return found
+
+
+def test_a_node_is_what_was_asked_for(lab: Lab) -> None:
+    volume = lab.volume()
+    node = lab.node(
+        volume,
+        tags={"team": "etl"},
+        service_account="node@rankvol-test.iam.gserviceaccount.com",
+        scopes="devstorage.read_only",
+        network_tags="ranks",
+        root_size="30GB",
+        subnets="nodes",
+    )
+    raw = instance(lab, node)
+    boot, data = raw["disks"]
+    assert (boot["autoDelete"], boot["diskSizeGb"], boot["boot"]) == (True, "30", True)
+    assert (data["autoDelete"], data["deviceName"], data["mode"]) == (False, volume.name, "READ_WRITE")
+    assert raw["machineType"].endswith("/machineTypes/n2-standard-2")
+    assert raw["labels"]["team"] == "etl"
+    assert raw["serviceAccounts"] == [
+        {
+            "email": "node@rankvol-test.iam.gserviceaccount.com",
+            "scopes": ["https://www.googleapis.com/auth/devstorage.read_only"],
+        }
+    ]
+    assert raw["tags"]["items"] == ["ranks"]
+    (interface,) = raw["networkInterfaces"]
+    assert interface["subnetwork"].endswith("/subnetworks/nodes")
+    assert "accessConfigs" not in interface
+    assert raw["shieldedInstanceConfig"] == {
+        "enableSecureBoot": True, "enableVtpm": True, "enableIntegrityMonitoring": True
+    }  # fmt: skip
+    assert raw["scheduling"]["maxRunDuration"] == {"seconds": "3900"}
+    assert raw["scheduling"]["instanceTerminationAction"] == "DELETE"
+    assert not raw["scheduling"]["automaticRestart"]
+    metadata = {item["key"]: item["value"] for item in raw["metadata"]["items"]}
+    assert metadata["startup-script"] == "#!/bin/bash\ntrue\n"
+    assert metadata["enable-guest-attributes"] == "TRUE"
+
+
+def test_a_node_has_no_identity_unless_one_is_named(lab: Lab) -> None:
+    assert "serviceAccounts" not in instance(lab, lab.node(lab.volume()))
+
+
+def test_a_public_address_is_asked_for(lab: Lab) -> None:
+    (interface,) = instance(lab, lab.node(lab.volume(), external_ip=True))["networkInterfaces"]
+    assert interface["accessConfigs"]
+
+
+def test_spot_and_accelerators_are_asked_for(lab: Lab) -> None:
+    node = lab.node(
+        lab.volume(), machine_type="n1-standard-2", spot=True, accelerator="nvidia-tesla-t4", gpus_per_node=2
+    )
+    raw = instance(lab, node)
+    assert raw["scheduling"]["provisioningModel"] == "SPOT"
+    assert raw["scheduling"]["onHostMaintenance"] == "TERMINATE"
+    (card,) = raw["guestAccelerators"]
+    assert (card["acceleratorCount"], card["acceleratorType"].rpartition("/")[2]) == (2, "nvidia-tesla-t4")
+    assert not raw["shieldedInstanceConfig"]["enableSecureBoot"]
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "image"),
+    [("n2-standard-2", "debian-13"), ("t2a-standard-1", "debian-13-arm64"), ("c4-standard-2", "debian-13")],
+)
+def test_the_default_image_is_the_newest_debian_on_a_disk_that_the_machine_takes(
+    lab: Lab, machine_type: str, image: str
+) -> None:
+    kind = "hyperdisk-balanced" if machine_type.startswith("c4") else "pd-balanced"
+    node = lab.node(lab.volume(type=kind), machine_type=machine_type)
+    boot = lab.double.state()["disks"][f"{ZONE}/{node.name}"]
+    assert image.removesuffix("-arm64") in boot["sourceImage"]
+    assert ("arm64" in image) == ("arm64" in boot["sourceImage"])
+    assert boot["type"].rpartition("/")[2] == kind
+
+
+@pytest.mark.parametrize(
+    "name", ["own-image", "own-family", "debian-12", "projects/debian-cloud/global/images/family/debian-12"]
+)
+def test_an_image_is_found_by_its_name_its_family_or_its_link(lab: Lab, name: str) -> None:
+    node = lab.node(lab.volume(), image=name)
+    assert name.rpartition("/")[2].split("-")[0] in lab.double.state()["disks"][f"{ZONE}/{node.name}"]["sourceImage"]
+
+
+def test_the_boot_disk_is_no_volume_of_the_group(lab: Lab) -> None:
+    node = lab.node(lab.volume())
+    assert [volume.name for volume in lab.see().volumes] == [f"data-{lab.key}-0"]
+    assert lab.double.state()["disks"][f"{ZONE}/{node.name}"]["labels"]["rankvol-root"] == node.name
+
+
+def test_the_volume_is_attached_when_the_node_runs(lab: Lab) -> None:
+    volume = lab.volume()
+    node = lab.node(volume)
+    seen = lab.seen_volume(volume)
+    assert (seen.state, seen.attached_to) == (VolumeState.ATTACHED, node.id)
+    assert (lab.seen_node(node).state, lab.seen_node(node).ready) == (NodeState.RUNNING, True)
+    assert lab.seen_node(node).address
+    assert lab.count("instances.attachDisk") == 0
+
+
+def test_launching_twice_launches_one(lab: Lab) -> None:
+    volume = lab.volume()
+    assert lab.node(volume).id == lab.node(volume).id
+    assert lab.count("instances.insert") == 1
+
+
+@pytest.mark.parametrize("other_process", [False, True])
+def test_a_lost_answer_launches_no_second_node(lab: Lab, other_process: bool) -> None:
+    volume = lab.volume()
+    lab.double.fault("lose", "instances.insert", when="after")
+    with pytest.raises(RetryableError, match="no answer"):
+        lab.node(volume)
+    backend = lab.process() if other_process else lab.backend
+    backend.create_node(lab.node_request(volume))
+    assert len(lab.double.state()["instances"]) == 1
+    assert lab.see().nodes[0].state is NodeState.RUNNING
+
+
+def test_a_name_of_somebody_else_is_a_conflict(lab: Lab) -> None:
+    request = lab.node_request(lab.volume())
+    lab.other().backend.create_node(lab.other().node_request())
+    body = {
+        "name": request.name,
+        "machineType": f"zones/{ZONE}/machineTypes/n2-standard-2",
+        "disks": [{"boot": True, "autoDelete": True, "initializeParams": {
+            "sourceImage": "projects/debian-cloud/global/images/family/debian-13"}}],
+        "networkInterfaces": [{}],
+    }  # fmt: skip
+    lab.double.rest().post(f"zones/{ZONE}/instances", body)
+    lab.settle()
+    with pytest.raises(VolumeConflict, match="name is taken"):
+        lab.backend.create_node(request)
+
+
+def test_the_next_machine_type_is_taken_where_there_is_no_room(lab: Lab) -> None:
+    lab.double("no_capacity", type="n2-standard-2")
+    node = lab.node(lab.volume(), machine_type="n2-standard-2, n2-standard-4")
+    assert instance(lab, node)["machineType"].endswith("/n2-standard-4")
+
+
+def test_no_room_is_told_with_what_was_tried_and_tried_again(lab: Lab) -> None:
+    volume = lab.volume()
+    lab.double("no_capacity", type="*")
+    for _ in range(2):  # not only the answer of the first time
+        with pytest.raises(NoCapacity, match="does not have enough resources") as caught:
+            lab.node(volume, machine_type="n2-standard-2, e2-standard-2")
+        assert "another machine type" in caught.value.__notes__[0]
+    assert lab.see().nodes == ()
+    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
+    lab.double("no_capacity", type="*", times=0)
+    assert lab.node(volume).state is NodeState.RUNNING
+
+
+def test_a_machine_that_does_not_take_the_disk_is_told(lab: Lab) -> None:
+    volume = lab.volume(type="pd-balanced")
+    with pytest.raises(FinalError, match="not compatible"):
+        lab.node(volume, machine_type="c4-standard-2")
+
+
+def test_the_quota_is_named(lab: Lab) -> None:
+    lab.double.settings(quotas={"INSTANCES": 0.0})
+    with pytest.raises(QuotaExceeded, match="INSTANCES"):
+        lab.node(lab.volume())
+
+
+def test_a_volume_in_use_keeps_a_node_from_its_launch(lab: Lab) -> None:
+    volume = lab.volume()
+    lab.node(volume)
+    with pytest.raises(VolumeBusy):
+        lab.node(volume, attempt=2)
+
+
+def test_several_gather_nodes_may_read_a_volume(lab: Lab) -> None:
+    volume = lab.volume()
+    for rank in range(2):
+        lab.node(volume, rank=rank, read_only=True)
+    assert len(lab.see().nodes) == 2
+
+
+def test_volumes_of_two_zones_are_refused(lab: Lab) -> None:
+    with pytest.raises(FinalError, match="a disk attaches only within its zone"):
+        lab.node(lab.volume(0), lab.volume(1, OTHER_ZONE))
+
+
+def test_a_node_goes_where_its_volumes_are(lab: Lab) -> None:
+    assert lab.node(lab.volume(zone=OTHER_ZONE)).zone == OTHER_ZONE
+
+
+def test_a_node_that_was_deleted_is_not_listed_any_more(lab: Lab) -> None:
+    volume = lab.volume()
+    node = lab.node(volume)
+    lab.backend.delete_node(node.id, lab.guard)
+    assert all(seen.state is NodeState.ENDED for seen in lab.see().nodes)
+    lab.settle()
+    assert lab.see().nodes == ()
+    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
+    lab.backend.delete_node(node.id, lab.guard)
+
+
+def test_the_same_node_can_be_launched_again(lab: Lab) -> None:
+    """Its requestId of before is answered with the operation of before."""
+    volume = lab.volume()
+    node = lab.node(volume)
+    lab.see()
+    lab.backend.delete_node(node.id, lab.guard)
+    lab.settle()
+    lab.see()
+    again = lab.node(volume)
+    assert lab.seen_node(again).state is NodeState.RUNNING
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_foreign_node_is_not_ended(lab: Lab, known: bool) -> None:
+    node = lab.node(lab.volume())
+    with pytest.raises(NotOurs, match="not touched"):
+        (lab.backend if known else lab.process()).delete_node(node.id, Guard("lab", "ffffffff"))
+    assert lab.count("instances.delete") == 0
+
+
+def test_a_node_is_not_ended_that_would_take_its_volume_with_it(lab: Lab) -> None:
+    """Somebody may have set that by hand; what a rank has computed must not go."""
+    volume = lab.volume()
+    node = lab.node(volume)
+    lab.backend.memory.forget_node(node.id)
+    raw = lab.backend.gce.call("GET", f"zones/{ZONE}/instances/{node.name}", "x", "x")
+    for disk in raw["disks"]:
+        disk["autoDelete"] = True
+    lab.backend.memory.saw_nodes([raw])
+    with pytest.raises(FinalError, match="--no-auto-delete"):
+        lab.backend.delete_node(node.id, lab.guard)
+
+
+def test_a_node_that_powered_off_stays_with_its_report_until_it_is_deleted(lab: Lab) -> None:
+    volume = lab.volume()
+    node = lab.node(volume)
+    lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines_of(report(exit_code=3))})
+    lab.double("power_off", instance=node.name)
+    lab.settle()
+    seen = lab.seen_node(node)
+    assert seen.state is NodeState.ENDED
+    assert lab.seen_volume(volume).attached_to == node.id
+    text = lab.backend.read_report(node.id)
+    assert text is not None
+    assert '"exit_code": 3' in text
+    assert lab.seen_node(node).exit_code == 3
+    before = lab.count("instances.getGuestAttributes")
+    assert lab.backend.read_report(node.id) == text
+    assert lab.count("instances.getGuestAttributes") == before
+
+
+def test_the_report_of_a_node_that_left_none_is_looked_for_twice(lab: Lab) -> None:
+    node = lab.node(lab.volume())
+    lab.double("power_off", instance=node.name)
+    lab.settle()
+    lab.see()
+    with pytest.raises(NotReady, match="once more"):
+        lab.backend.read_report(node.id)
+    assert lab.backend.read_report(node.id) is None
+
+
+def test_a_spot_node_that_was_taken_back_says_so(lab: Lab) -> None:
+    node, other = lab.node(lab.volume(0), spot=True), lab.node(lab.volume(1), rank=1, spot=True)
+    lab.double("preempt", instance=node.name, notice_s=0.0)
+    lab.double("power_off", instance=other.name)
+    lab.settle()
+    reasons = {seen.id: seen.reason for seen in lab.see().nodes}
+    assert reasons == {node.id: "Compute Engine took the spot capacity back", other.id: ""}
+    lab.see()
+    assert lab.count("zoneOperations.list") == 1
+
+
+def test_a_node_ends_with_its_time(lab: Lab) -> None:
+    """maxRunDuration deletes it; its volume stays."""
+    volume = lab.volume()
+    node = lab.node(volume)
+    lab.settle(3900)
+    lab.settle()
+    assert lab.see().node(node.id) is None
+    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
+
+
+def test_nodes_are_told_once_and_keep_what_they_had(lab: Lab) -> None:
+    nodes = [lab.node(lab.volume(rank), rank=rank) for rank in range(3)]
+    ids = [node.id for node in nodes]
+    for _ in range(2):
+        lab.backend.tell_nodes(ids, {"NODES_IPS": "10.0.0.1\n10.0.0.2"})
+    assert lab.count("instances.setMetadata") == 3
+    for node in nodes:
+        keys = {item["key"] for item in instance(lab, node)["metadata"]["items"]}
+        assert keys >= {"rankvol-go", "startup-script", "enable-guest-attributes"}
+        assert lab.seen_node(node).released
+
+
+def test_a_foreign_node_is_not_told(lab: Lab) -> None:
+    node = lab.node(lab.volume())
+    raw = instance(lab, node)
+    lab.double.rest().post(
+        f"zones/{ZONE}/instances/{node.name}/setLabels", {"labels": {}, "labelFingerprint": raw["labelFingerprint"]}
+    )
+    lab.settle()
+    with pytest.raises(NotOurs, match="no tags of ours"):
+        lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+
+
+def test_a_released_node_that_ended_shows_its_exit_code(lab: Lab) -> None:
+    """Its peers have to know."""
+    node = lab.node(lab.volume())
+    lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+    lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines_of(report(exit_code=0))})
+    lab.double("power_off", instance=node.name)
+    lab.settle()
+    assert lab.seen_node(node).exit_code == 0
+
+
+def test_a_volume_is_attached_and_detached_while_the_node_runs(lab: Lab) -> None:
+    volume, late = lab.volume(0), lab.volume(1)
+    node = lab.node(volume)
+    for _ in range(2):
+        lab.backend.attach(late.id, node.id)
+        lab.settle()
+        lab.see()
+    assert lab.count("instances.attachDisk") == 1
+    assert lab.seen_volume(late).attached_to == node.id
+    with pytest.raises(NotOurs):
+        lab.backend.detach(late.id, node.id, Guard("lab", "ffffffff"))
+    for _ in range(2):
+        lab.backend.detach(late.id, node.id, lab.guard)
+        lab.settle()
+    assert lab.count("instances.detachDisk") == 1
+    assert lab.seen_volume(late).state is VolumeState.AVAILABLE
+
+
+def test_a_volume_that_is_elsewhere_is_busy(lab: Lab) -> None:
+    volume = lab.volume(0)
+    lab.node(volume)
+    other = lab.node(lab.volume(1), rank=1)
+    lab.see()
+    with pytest.raises(VolumeBusy, match="expected it to be free"):
+        lab.backend.attach(volume.id, other.id)
+
+
+def test_scripts_do_not_travel_with_every_look(lab: Lab) -> None:
+    """A look at 256 nodes with 200 KB of script each would be 50 MB."""
+    lab.node(lab.volume())
+    (raw,) = lab.backend._nodes_by('name != "x"', "observe", "x")
+    assert all("value" not in item for item in raw["metadata"]["items"])
+
+
+@pytest.mark.parametrize(
+    ("console", "trouble"),
+    [
+        ("[ 0.0] Linux\n[ 9.1] Kernel panic\n", "shows nothing of the guest agent"),
+        ("google_metadata_script_runner[501]: Found startup-script in metadata.\n", ""),
+        ("RANKVOL-LOG hello\n", ""),
+    ],
+)
+def test_a_system_that_never_came_up_is_told_by_its_serial_port(lab: Lab, console: str, trouble: str) -> None:
+    node = lab.node(lab.volume())
+    lab.double("write", instance=node.name, console=console)
+    found = lab.backend.boot_trouble(node.id, lab.backend.clock.now())
+    assert (trouble in found) if trouble else not found
+
+
+def test_who_may_not_read_the_serial_port_finds_no_trouble(lab: Lab) -> None:
+    node = lab.node(lab.volume())
+    lab.double("deny", actions=["compute.instances.getSerialPortOutput"])
+    assert lab.backend.boot_trouble(node.id, lab.backend.clock.now()) == ""
