@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,50 +11,29 @@ from typing import Any
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.engine.bootstrap import BootSpec
-from airflow_rankvol.records import Node, NodeState, Volume
-from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
+from airflow_rankvol.records import Node, NodeState
+from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.aws.client import Double
-from tests.contract.support import Lab, until
+from tests.contract.cloud_lab import CloudLab
+from tests.contract.support import until
 
 #: The identity of the lab's nodes: without one they may call nothing.
 PROFILE = "lab-node"
 
 
-def token(text: str) -> str:
-    """Return an idempotency token, as the engine makes them: one for each thing that is asked for."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 @dataclass
-class AwsLab(Lab):
-    """On EC2 a volume lies in a zone and takes whole GiB, and is attached once its node runs: the engine's work."""
+class AwsLab(CloudLab):
+    """On EC2 a volume is attached once its node runs: the engine's work."""
 
     double: Double = field(kw_only=True)
 
     def other(self, run: str = "run-2", key: str = "ffffffff") -> AwsLab:
         return replace(self, run=run, key=key)
 
-    def volume(self, rank: int = 0, name: str = "data", size: str = "1GB") -> Volume:
-        tags = self.group.tags(rank=rank)
-        wanted = VolumeRequest(
-            f"{name}-{rank}", None, VolumeTemplate(size=size), tags, token(f"{self.key}{name}{rank}")
-        )
-        made = self.backend.create_volume(wanted)
-        until(lambda: self._state(made) not in ("", "creating"), f"{made.label} never came up")
-        return made
-
-    def _state(self, volume: Volume) -> str:
-        seen = self.see().volume(volume.id)
-        return str(seen.state) if seen else ""
-
-    def request(self, spec: BootSpec) -> NodeRequest:
-        plain = super().request(spec)
-        zones = [v.zone for v in self.see().volumes if v.id in {item.volume_id for item in spec.attachments}]
-        template = NodeTemplate(instance_profile=PROFILE)
-        return replace(plain, zone=next(iter(zones), None), template=template, token=token(plain.name))
+    def template(self) -> NodeTemplate:
+        return NodeTemplate(instance_profile=PROFILE)
 
     def _launch(self, spec: BootSpec) -> Node:
         node = super()._launch(spec)
@@ -81,10 +59,6 @@ class AwsLab(Lab):
         found = s3.list_objects_v2(Bucket="results", Prefix=prefix).get("Contents", [])
         objects = {item["Key"]: s3.get_object(Bucket="results", Key=item["Key"])["Body"].read() for item in found}
         return {key.removeprefix(prefix): body for key, body in objects.items()}
-
-    def clear(self) -> None:
-        super().clear()
-        until(lambda: not self._left(), f"left: {self._left()}")
 
     def _left(self) -> list[str]:
         state: dict[str, Any] = self.double.state()

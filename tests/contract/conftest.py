@@ -11,9 +11,10 @@ import pytest
 from airflow_rankvol.backends._local_disk import why_no_images
 from airflow_rankvol.backends.local import Isolation, LocalBackend, Mode
 from airflow_rankvol.testing import FakeBackend, Timings
-from tests.clouds.aws.client import Double
+from tests.clouds.aws import client as ec2
+from tests.clouds.gcp import client as gce
 from tests.clouds.nodes.host import why_not
-from tests.contract.aws_lab import aws_lab, running_double
+from tests.contract import aws_lab, gcp_lab
 from tests.contract.support import Lab, leftovers, until, why_no_namespace
 
 LOCAL: dict[str, tuple[Mode, Isolation]] = {
@@ -21,6 +22,29 @@ LOCAL: dict[str, tuple[Mode, Isolation]] = {
     "local-directory": ("directory", "namespace"),
     "local-directory-plain": ("directory", "process"),
 }
+
+
+CLOUDS = ("aws", "gcp")
+
+
+# The bash that these run is the same on both clouds; a normal run sees one of each kind on the second one.
+_SLOW_ON_GCP = ("test_collect.py", "test_gather.py", "test_run.py")
+_QUICK_ON_GCP = {
+    "test_everything_of_every_rank_is_copied_whatever_it_is_called",
+    "test_gather_reads_every_rank",
+    "test_a_command_writes_to_its_volume_and_its_result_comes_back",
+    "test_a_secret_is_read_on_the_node_and_never_printed",
+    "test_peers_start_together_and_know_each_other",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of a normal run what is known from the other cloud."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.name in _SLOW_ON_GCP and hasattr(item, "callspec"):
+            on_gcp = "gcp" in (item.callspec.params.get("real"), item.callspec.params.get("lab"))
+            if on_gcp and item.originalname not in _QUICK_ON_GCP:
+                item.add_marker(pytest.mark.slow)
 
 
 def local_backend(kind: str, state_dir: Path) -> LocalBackend:
@@ -33,23 +57,32 @@ def local_backend(kind: str, state_dir: Path) -> LocalBackend:
 
 
 @pytest.fixture(scope="session")
-def _double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+def _ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ec2.Double]:
     """One double of EC2 for all tests of a worker; its nodes really run."""
-    with running_double(tmp_path_factory.mktemp("ec2")) as double:
+    with aws_lab.running_double(tmp_path_factory.mktemp("ec2")) as double:
         yield double
 
 
-def _aws(request: pytest.FixtureRequest) -> Lab:
+@pytest.fixture(scope="session")
+def _gce(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gce.Double]:
+    """One double of Compute Engine for all tests of a worker; its nodes really run."""
+    with gcp_lab.running_double(tmp_path_factory.mktemp("gce")) as double:
+        yield double
+
+
+def _on_cloud(request: pytest.FixtureRequest) -> Lab:
     if why_not():
-        pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
-    return aws_lab(request.getfixturevalue("_double"))
+        pytest.skip(f"nodes of doubles cannot run here: {why_not()}")
+    if request.param == "aws":
+        return aws_lab.aws_lab(request.getfixturevalue("_ec2"))
+    return gcp_lab.gcp_lab(request.getfixturevalue("_gce"))
 
 
-@pytest.fixture(params=[*LOCAL, "aws"])
+@pytest.fixture(params=[*LOCAL, *CLOUDS])
 def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """A backend whose nodes really run, and a proof that nothing of it stays."""
-    if request.param == "aws":
-        yield from _clean(_aws(request))
+    if request.param in CLOUDS:
+        yield from _clean(_on_cloud(request))
     else:
         yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 
@@ -60,15 +93,15 @@ def on_this_machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 
 
-@pytest.fixture(params=["fake", *LOCAL, "aws"])
+@pytest.fixture(params=["fake", *LOCAL, *CLOUDS])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """Any backend, for the bodies that look at the protocol alone."""
     if request.param == "fake":
         # Nothing takes time there: its clock stands still, so that nodes neither boot late nor end by themselves.
         instant = Timings(create_s=0, boot_s=0, attach_s=0, detach_s=0, terminate_s=0, delete_s=0)
         yield from _clean(Lab(FakeBackend(timings=instant, attach_at_launch=True)))
-    elif request.param == "aws":
-        yield from _clean(_aws(request))
+    elif request.param in CLOUDS:
+        yield from _clean(_on_cloud(request))
     else:
         yield from _clean(Lab(local_backend(request.param, tmp_path / "state")))
 

@@ -130,6 +130,8 @@ def test_what_cannot_be_copied_fails_gather_with_the_reason(
         globs, reason = ("*.parquet",), "collect matches no file on any volume"
     elif case == "no place" and destination.startswith("s3:"):
         destination, reason = "s3://nowhere/x", "NoSuchBucket"
+    elif case == "no place" and destination.startswith("gs:"):
+        destination, reason = "gs://nowhere/x", "HTTP 404: The specified bucket does not exist"
     elif case == "no place":
         (tmp_path / "results").write_text("a file")
         reason = "results"

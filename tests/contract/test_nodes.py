@@ -29,7 +29,7 @@ def test_launching_the_same_name_twice_gives_the_same_node(lab: Lab) -> None:
 def test_a_volume_is_attached_to_one_node_at_a_time(lab: Lab) -> None:
     volume = lab.volume()
     node = lab.node(volume, commands="sleep 60")
-    with pytest.raises(VolumeBusy, match=node.id):
+    with pytest.raises(VolumeBusy, match=f"{node.id}|{node.name}"):
         lab.node(volume, attempt=2)
 
 
@@ -37,7 +37,7 @@ def test_a_volume_held_by_a_live_node_of_another_run_is_a_conflict(lab: Lab) -> 
     volume = lab.volume()
     node = lab.node(volume, commands="sleep 60")
     # Where attaching is a call of its own, it is the engine that tells whose node it is.
-    with pytest.raises((VolumeConflict, VolumeBusy), match=f"run-1|{node.id}"):
+    with pytest.raises((VolumeConflict, VolumeBusy), match=f"run-1|{node.id}|{node.name}"):
         lab.other().node(volume)
     assert lab.seen(node).state is not NodeState.ENDED
 
