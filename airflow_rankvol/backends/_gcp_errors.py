@@ -128,7 +128,11 @@ def answered(error: ApiError, verb: str, resource: str, action: str = "") -> Bac
     """
     meaning = TABLE.get(error.code) or _BY_STATUS.get(error.status)
     if meaning is None:
-        meaning = _AGAIN if error.status >= 500 else Meaning(FinalError, "See Compute Engine's API errors")
+        meaning = (
+            _AGAIN
+            if error.status >= 500 and error.status != 501
+            else Meaning(FinalError, "See Compute Engine's API errors")
+        )
     step = meaning.step
     permission = _PERMISSION.search(error.message)
     if meaning is _RIGHT and permission:

@@ -75,6 +75,7 @@ class Gce:
             "machineTypes.aggregatedList": reads.all_machine_types,
             "machineTypes.get": reads.machine_type,
             "machineTypes.list": reads.machine_types,
+            "networks.get": _network,
             "projects.get": self.quotas.project,
             "regions.get": self.quotas.region,
             "snapshots.get": reads.snapshot,
@@ -136,3 +137,9 @@ class Gce:
                 self.catalog,
             ):
                 part.clear()
+
+
+def _network(params: Json) -> Json:
+    """networks.get."""
+    link = Catalog.network(f"global/networks/{params['network']}", "")
+    return {"kind": "compute#network", "id": "1", "name": params["network"], "selfLink": link}

@@ -1,0 +1,173 @@
+"""What is refused before anything is created, each with what would work."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.errors import AuthDenied, ConfigError
+from airflow_rankvol.plan import Plan, RunIdentity, make_plan
+from airflow_rankvol.spec.job import RankJob
+from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lab_on
+from tests.clouds.gcp.client import Double
+
+ACCOUNT = "node@rankvol-test.iam.gserviceaccount.com"
+
+
+def plan(run: str = "run-1", **fields: Any) -> Plan:
+    job = {"nodes": 4, "volumes": "data-${NODE_RANK}:/data", "commands": ["true"], **fields}
+    return make_plan(RankJob.model_validate(job), RunIdentity("lab", "dag", run, "group"))
+
+
+def test_a_job_that_says_little_is_fine(lab: Lab) -> None:
+    lab.backend.check(plan())
+    counts = lab.double.counts()
+    assert all(number <= 2 for number in counts.values()), counts
+
+
+def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
+    lab.backend.check(
+        plan(
+            volume_template={
+                "type": "hyperdisk-balanced", "iops": 4000, "throughput": 500, "size": "100GB", "tags": {"team": "etl"},
+            },
+            node={
+                "machine_type": "c4-standard-8, n4-standard-8",
+                "zones": f"{ZONE}, {OTHER_ZONE}",
+                "spot": True,
+                "root_size": "20GB",
+                "root_type": "hyperdisk-balanced",
+                "service_account": ACCOUNT,
+                "subnets": "nodes",
+                "tags": {"team": "etl"},
+            },
+            gather=["true"],
+            gather_node={"machine_type": "c4-standard-16", "service_account": ACCOUNT},
+            secret_env={"TOKEN": "secretmanager:token"},
+            destination="gs://bucket/results",
+        )
+    )  # fmt: skip
+    assert lab.double.state()["disks"] == {}
+    assert lab.double.state()["instances"] == {}
+
+
+SECRET = {"secret_env": {"TOKEN": "secretmanager:token"}}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"volume_template": {"type": "gp3"}}, "type 'gp3' .*expected one of pd-standard, pd-balanced"),
+    ({"volume_template": {"type": "pd-extreme"}}, "pd-extreme takes 500 to 65536 GiB"),
+    ({"volume_template": {"iops": 5000}}, "iops=5000; pd-balanced has no iops.*hyperdisk-balanced"),
+    ({"volume_template": {"type": "hyperdisk-balanced", "iops": 9}}, "iops=9; hyperdisk-balanced of 10 GiB takes 3000"),
+    (
+        {"volume_template": {"type": "hyperdisk-balanced", "iops": 3000, "throughput": 2000}},
+        "throughput=2000 with iops=3000.*140 to 750",
+    ),
+    ({"volume_template": {"reclaim": "snapshot"}}, "reclaim='snapshot'.*'retain'"),
+    ({"volume_template": {"image": "nothing"}}, "there is no projects/rankvol-test/global/images/nothing"),
+    ({"volume_template": {"snapshot": "nothing"}}, "there is no projects/rankvol-test/global/snapshots/nothing"),
+    ({"volume_template": {"snapshot": "a-snapshot"}}, "a-snapshot needs at least 20 GiB"),
+    ({"volume_template": {"kms_key": "key"}}, "expected projects/PROJECT/locations"),
+    ({"volume_template": {"tags": {"Team": "x"}}}, "tag 'Team'.*lower-case"),
+    ({"volume_template": {"tags": {"team": "a b"}}}, "tag 'team' with the value 'a b'.*lower-case"),
+    ({"volume_template": {"tags": {f"t{n}": "x" for n in range(40)}}}, "40 tags; of the 64 labels"),
+    ({"volumes": "Data_${NODE_RANK}:/data", "volume_template": {"scope": "global"}}, "Data_0: a disk's name"),
+    ({"node": {"zones": "us-central1-x"}}, "'us-central1-x' is no zone.*us-central1-a"),
+    ({"node": {"machine_type": "m7i.large"}}, "there is no 'm7i.large'"),
+    (
+        {"node": {"machine_type": "h3-standard-88", "zones": OTHER_ZONE}},
+        "not offered in zone us-central1-b.*-a",
+    ),
+    ({"node": {"machine_type": "c4-standard-2"}}, "c4-standard-2 takes no disks of type pd-balanced.*hyperdisk-bal"),
+    ({"node": {"machine_type": "n2-standard-2", "root_type": "gp3"}}, "root_type: 'gp3'"),
+    ({"node": {"machine_type": "n2-standard-2", "root_size": "1GB"}}, "root_size.*needs at least 10 GiB"),
+    ({"node": {"image": "nothing"}}, "there is no 'nothing'.*debian-13"),
+    ({"node": {"image": "debian-12", "machine_type": "t2a-standard-1"}}, "is for x86.*t2a-standard-1 is an Arm"),
+    ({"node": {"subnets": "nowhere"}}, "no projects/rankvol-test/regions/us-central1/subnetworks/nowhere"),
+    ({"node": {"subnets": "regions/us-east1/subnetworks/nodes"}}, "does not lie in region us-central1"),
+    ({"node": {"network": "nowhere"}}, "no projects/rankvol-test/global/networks/nowhere"),
+    ({"node": {"tags": {"A": "c"}}}, "node: tag 'A'"),
+    ({"node": {"network_tags": "No"}}, "network_tags: 'No'"),
+    ({"node": {"service_account": "node"}}, "service_account: 'node'.*email"),
+    ({"node": {"report": "ssm"}}, "'ssm' is AWS'"),
+    ({"node": {"lifetime": "120d"}}, "119 days"),
+    ({"node": {"gpus_per_node": 1}}, r"node\.accelerator is not set"),
+    ({"node": {"gpus_per_node": 4, "machine_type": "a2-highgpu-1g"}}, "a2-highgpu-1g has 1"),
+    (
+        {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(20)], "node": {"machine_type": "e2-small"}},
+        "e2-small takes 15 disks.*each rank has 20",
+    ),
+    ({"secret_env": {"TOKEN": "/token"}, "node": {"service_account": ACCOUNT}}, "TOKEN: '/token'.*secretmanager:NAME"),
+    (SECRET, r"node\.service_account is not set.*secretmanager:token"),
+    ({"destination": "gs://bucket/x", "gather": ["true"]}, r"node\.service_account is not set.*gs://bucket/x"),
+    ({"destination": "s3://bucket/x", "gather": ["true"]}, "nodes on Google Cloud copy results to Cloud Storage"),
+    ({"staging": "s3://bucket/x", "files": {"a": "b"}}, "nodes on Google Cloud fetch files from Cloud Storage"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=lambda value: value if isinstance(value, str) else None)
+def test_what_cannot_work_is_refused(lab: Lab, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(plan(**fields))
+
+
+def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
+    for zone in (ZONE, OTHER_ZONE):
+        lab.foreign_disk("shard-1", zone)
+    with pytest.raises(ConfigError, match="2 disks have that name"):
+        lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+def test_all_missing_rights_are_named_at_once(lab: Lab) -> None:
+    lab.double("deny", actions=["compute.disks.*"])
+    with pytest.raises(AuthDenied, match=r"compute\.disks\.create, compute\.disks\.delete.*gcp-role\.yaml"):
+        lab.backend.check(plan())
+
+
+def test_who_may_not_ask_for_rights_goes_on(lab: Lab) -> None:
+    lab.double.fault("error", "projects.testIamPermissions", service="*", code="forbidden", status=403)
+    lab.backend.check(plan())
+
+
+def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lab.backend.check(plan(node={"instance_profile": "p", "security_groups": "sg-1"}))
+    assert "node.instance_profile, node.security_groups" in caplog.text
+
+
+def test_a_quota_that_may_not_do_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.double.settings(quotas={"SSD_TOTAL_GB": 25.0})
+    with caplog.at_level(logging.WARNING):
+        lab.backend.check(plan())
+    assert "quota SSD_TOTAL_GB of region us-central1 has 25 left of 25; the job asks for 40" in caplog.text
+
+
+def test_without_a_place_the_connection_has_to_name_one(double: Double) -> None:
+    lab = lab_on(double, zone="")
+    with pytest.raises(ConfigError, match="set zone or region in its extra"):
+        lab.backend.check(plan())
+    lab.backend.check(plan(node={"zones": ZONE}))
+
+
+def test_the_zone_offers_what_the_job_needs(double: Double) -> None:
+    """Of the region's zones, one with the machine type; the same for every process."""
+    lab = lab_on(double, zone="", region="us-central1")
+    asked = plan(node={"machine_type": "a4-highgpu-8g"}, volume_template={"type": "hyperdisk-balanced"})
+    assert {lab.process().choose_zone(asked) for _ in range(3)} == {"us-central1-b"}
+    chosen = {lab.backend.choose_zone(plan(run)) for run in ("run-1", "run-2")}
+    assert len(chosen) == 1  # of the group, whichever run
+    groups = {
+        lab.backend.choose_zone(make_plan(plan().job, RunIdentity("lab", f"dag-{n}", "run-1", "group")))
+        for n in range(20)
+    }
+    assert len(groups) > 1
+
+
+def test_a_node_holds_as_many_volumes_as_its_machine_type_takes(lab: Lab) -> None:
+    from airflow_rankvol.spec.templates import NodeTemplate
+
+    found = {
+        name: lab.backend.max_volumes(NodeTemplate(machine_type=name))
+        for name in ("e2-small", "n2-standard-2", "n4-standard-2", "n4-standard-2, n2-standard-2")
+    }
+    assert found == {"e2-small": 15, "n2-standard-2": 127, "n4-standard-2": 15, "n4-standard-2, n2-standard-2": 15}
