@@ -50,7 +50,7 @@ rv_upload_whole() {
 # much it has. The session's URL is a password of sorts.
 rv_upload_parts() {
   local url=$2 size=$3 head at=0 end found lost=0
-  head=$(rv_google "$url&uploadType=resumable" -X POST -H 'Content-Length: 0' -D - -o /dev/null) || return
+  head=$(rv_google "$url&uploadType=resumable" -X POST -H 'Content-Length: 0' -i) || return
   [[ $head =~ [Ll]ocation:\ *([^[:space:]]+) ]] && url=${BASH_REMATCH[1]} || return
   while :; do
     end=$((at + RV_UPLOAD_PART < size ? at + RV_UPLOAD_PART : size))

@@ -120,7 +120,8 @@ class Services:
     def _part(self, request: Request, number: str) -> Answer:
         made = self.storage.resume(number, request.raw, request.headers.get("content-range", ""))
         if made is None:
-            return 308, [("Range", f"bytes=0-{self.storage.received(number) - 1}")], b""
+            received = self.storage.received(number)
+            return 308, [("Range", f"bytes=0-{received - 1}")] if received else [], b""
         return 200, _JSON, json.dumps(made).encode()
 
     def _content(self, request: Request) -> Answer:

@@ -20,6 +20,8 @@ from tests.clouds.gcp.model import stamp
 from tests.clouds.gcp.world import World
 
 Json = dict[str, Any]
+_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/([0-9]+|\*)")
+_QUANTUM = 256 * 1024
 
 
 @dataclass
@@ -163,8 +165,18 @@ class Storage:
         upload = self._uploads.get(number)
         if upload is None:
             raise GceError(404, "notFound", "The upload is not known.")
-        upload["content"] += content
-        if place.endswith("/*"):
+        found = _RANGE.fullmatch(place) if place else None
+        if place and not found:
+            raise GceError(400, "badContentRange", f"Failed to parse Content-Range header: {place!r}")
+        begin, total = (found[1], found[2]) if found else (None, str(len(content)))
+        have: bytes = upload["content"]
+        if begin is not None and int(begin) != len(have):
+            text = f"the upload offset is {begin} byte(s), which exceeds or repeats the {len(have)} that are there"
+            raise GceError(400, "badContentRange", text)
+        upload["content"] = have = have + content
+        if not total.isdecimal() or len(have) < int(total):
+            # storage/docs/performing-resumable-uploads: parts but the last are multiples of 256 KiB.
+            upload["content"] = have[: len(have) // _QUANTUM * _QUANTUM]
             return None
         params, about = upload["params"], upload["about"]
         name = params.get("name") or about.get("name", "")
