@@ -1,20 +1,12 @@
-"""Many ranks on the double: what a large run costs in calls, and that it earns no throttling.
-
-The double's clock, the backend's and the event loop's run FAST times as fast as the world's, and are read together: so
-the waits, the buckets and the poll interval have their real sizes, and the run takes seconds.
-"""
+"""Many ranks on the double: what a large run costs in calls, and that it earns no throttling."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import selectors
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,51 +17,15 @@ from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Cl
 from airflow_rankvol.backends._aws_memory import Memory
 from airflow_rankvol.backends._aws_rate import Limiter
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import Clock
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.spec.templates import NodeTemplate
-from airflow_rankvol.triggers import RankTrigger
 from tests.clouds.aws.backend.kit import ZONE, settings
 from tests.clouds.aws.client import Double
+from tests.clouds.common.fast import FastClock, FastLoop, run_ranks
 from tests.unit.engine.engine_kit import Rig, a_plan
 
-FAST = 5.0
-#: As many tasks as an Airflow runs at once unless told otherwise ([core] parallelism).
-TASKS = 32
 ONCE = ("CreateVolume", "RunInstances", "AttachVolume", "GetConsoleOutput", "DeleteVolume")
 SUCCEED = "tests.clouds.aws.backend.kit:succeed"
-
-
-class FastClock(Clock):
-    """The double's clock, without asking for it each time."""
-
-    def __init__(self, double: Double) -> None:
-        self._started = time.monotonic()
-        self._at = float(double("clock", rate=FAST))
-
-    def seconds(self) -> float:
-        return self._at + (time.monotonic() - self._started) * FAST
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds(), UTC)
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / FAST)
-
-
-class _FastSelector(selectors.DefaultSelector):
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return super().select(timeout / FAST if timeout else timeout)
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """An event loop whose seconds are as short as the double's."""
-
-    def __init__(self) -> None:
-        super().__init__(_FastSelector())
-
-    def time(self) -> float:
-        return super().time() * FAST
 
 
 @pytest.fixture
@@ -84,30 +40,14 @@ def double(tmp_path: Path) -> Iterator[Double]:
 @pytest.fixture
 def backend(double: Double) -> AwsBackend:
     clock = FastClock(double)
+    # However slow the machine is: a call that is given up is made again, and counted twice.
+    patient = {"connect_timeout": 120, "read_timeout": 120}
     clients = Clients(
-        settings(double, config_kwargs={"retries": {"total_max_attempts": 1}, "max_pool_connections": 64}),
+        settings(double, config_kwargs={"retries": {"total_max_attempts": 1}, "max_pool_connections": 64, **patient}),
         Limiter(now=clock.seconds, sleep=clock.sleep),
     )
     memory = Memory(clock.seconds)
     return AwsBackend(clients, poll_interval_s=DEFAULT_POLL_INTERVAL_S, clock=clock, memory=memory)
-
-
-async def run_ranks(rig: Rig) -> list[dict[str, Any]]:
-    """Launch every rank as its task does, TASKS at a time, then wait for all of them as one triggerer does."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(TASKS) as tasks:
-
-        def begin(rank: int) -> RankTrigger:
-            work = rig.begin(rank)
-            assert rig.launch(work) is None
-            return RankTrigger("aws_test", work.to_dict())
-
-        async def rank_of(rank: int) -> dict[str, Any]:
-            trigger = await loop.run_in_executor(tasks, begin, rank)
-            event = await anext(trigger.run())
-            return cast("dict[str, Any]", event.payload)
-
-        return await asyncio.gather(*map(rank_of, range(rig.plan.job.nodes)))
 
 
 @pytest.mark.parametrize("ranks", [40, pytest.param(256, marks=pytest.mark.slow)])
@@ -123,7 +63,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     started = backend.clock.now()
     rig.create()
     with asyncio.Runner(loop_factory=FastLoop) as runner:
-        endings = runner.run(run_ranks(rig))
+        endings = runner.run(run_ranks(rig, "aws_test"))
     mark_collected(backend, rig.gather_work(), range(ranks))
     report = rig.teardown()
     elapsed_s = (backend.clock.now() - started).total_seconds()
