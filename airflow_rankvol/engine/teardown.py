@@ -139,11 +139,14 @@ def delete_nodes(
     alive: dict[str, str] = {}
 
     def gone() -> bool:
+        """One that has ended lets go of its volumes a moment later; one that does not is its volumes' trouble."""
         alive.clear()
-        for node in patiently(backend, observe).nodes:
-            if node.id in ids and node.state is not NodeState.ENDED:
+        seen = patiently(backend, observe)
+        left = {node.id: node for node in seen.nodes if node.id in ids}
+        for node in left.values():
+            if node.state is not NodeState.ENDED:
                 alive[node.label] = f"still {node.state} after {timeout_s:.0f} s"
-        return not alive
+        return not alive and not any(volume.attached_to in left for volume in seen.volumes)
 
     if ids and not wait_until(backend, gone, timeout_s=timeout_s):
         problems.update(alive)
