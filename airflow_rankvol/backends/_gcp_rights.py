@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What every job needs.
+#: What every job needs; docs/gcp-role.yaml is the role that users get.
 ALWAYS = frozenset(
     {
         "compute.disks.create",

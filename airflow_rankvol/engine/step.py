@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import patiently, wait_until
+from airflow_rankvol.backends.base import Backend, Guard, NodeRequest
+from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
 from airflow_rankvol.engine.failures import FAILURES, failed, report_error
 from airflow_rankvol.engine.launch import Launcher
@@ -116,8 +116,12 @@ def _act(
 def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Launcher | None, action: Action) -> None:
     if action is Action.LAUNCH and launcher is not None:
         forget_collected(backend, work, observation)
-        for request in launcher.requests(work, observation):
+
+        def create(request: NodeRequest) -> None:
             backend.create_node(request)
+
+        # Of a gang, all: a launch takes as long as the cloud needs to say whether there is room.
+        in_parallel(backend, launcher.requests(work, observation), create)
     elif action is Action.REMOVE_OLDER:
         for old in older_nodes(work, observation):
             backend.delete_node(old.id, _guard(work))
