@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-demo demo demo-aws test test-all bench lint format lock system-deps build clean
+.PHONY: help venv venv-demo demo demo-aws demo-gcp test test-all bench lint format lock system-deps build clean
 
 help: ## Show this help
 	@echo 'One block volume per rank for Airflow. Targets:'
@@ -38,6 +38,9 @@ demo: venv-demo ## Run the example ETL on this machine; NODES=8, MODE=image|dire
 
 demo-aws: venv ## Run the same ETL on EBS volumes and EC2 nodes of a double that really run (as root); NODES=8
 	@$(BIN)/python -m demo.run_demo_aws --nodes '$(NODES)'
+
+demo-gcp: venv ## Run the same ETL on disks and nodes of Compute Engine's double (as root); NODES=8
+	@$(BIN)/python -m demo.run_demo_gcp --nodes '$(NODES)'
 
 # Tests find the tools of .venv, such as shellcheck, as they would in an activated environment.
 test test-all: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -85,7 +88,7 @@ system-deps: ## Install the Debian packages that image mode needs (as root)
 clean: ## Remove .venv, .airflow, .cache, dist and demo/output*; first `rankvol reap` what still runs
 	@if [ -x $(BIN)/rankvol ] && [ -d .airflow/rankvol ]; then \
 		AIRFLOW_HOME='$(CURDIR)/.airflow' $(BIN)/rankvol ls || true; fi
-	rm -rf .venv .airflow .cache .hypothesis dist demo/output demo/output-aws
+	rm -rf .venv .airflow .cache .hypothesis dist demo/output demo/output-aws demo/output-gcp
 	find airflow_rankvol dags demo tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: .venv/dev.stamp ## Make .venv with everything for development; again only after a change of the lock

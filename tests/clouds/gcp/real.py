@@ -55,7 +55,6 @@ class RealNodes(Nodes):
         content = Metadata(self._world, instance)
         settings = self._world.settings
         node_id = f"{instance.name}.{next(self._boots)}"
-        url = f"http://{ENDPOINT}:{ENDPOINT_PORT}"
         image = next((attached.disk.image for attached in instance.disks if attached.boot), "")
         spec = NodeSpec(
             id=node_id,
@@ -66,7 +65,7 @@ class RealNodes(Nodes):
             runner="guest-agent",
             # Whoever signs a URL outside of the nodes knows the endpoint by the second address.
             links=(Link(ENDPOINT, ENDPOINT_PORT, self.port), Link("127.0.0.1", self.port, self.port)),
-            environment={"RV_SECRETMANAGER": url, "RV_STORAGE": url, **settings.node_environment},
+            environment={**_endpoints(), **settings.node_environment},
             files={"/etc/hosts": _hosts(instance)},
             layers=self._layers_of(image),
             hostname=instance.name,
@@ -192,6 +191,13 @@ class RealNodes(Nodes):
         self._lanes.close()
         self._host.close()
         shutil.rmtree(self._images)
+
+
+def _endpoints() -> dict[str, str]:
+    """Return the environment of nodes that find Google's APIs at the double."""
+    url = f"http://{ENDPOINT}:{ENDPOINT_PORT}"
+    gcloud = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{url}/storage/v1/"}
+    return {"RV_SECRETMANAGER": url, "RV_STORAGE": url, **gcloud}
 
 
 def _hosts(instance: Instance) -> str:

@@ -1,0 +1,53 @@
+"""``make demo-gcp``: the flights on persistent disks and Compute Engine instances of the double, which really run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.clouds.nodes.host import why_not
+from tests.clouds.nodes.kit import leftovers, links
+from tests.clouds.nodes.packages import why_no_flights
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_demo_gives_the_totals_of_one_process_and_leaves_nothing(tmp_path: Path) -> None:
+    """From the double's start over separate disks and a bucket to a result, and nothing stays of it."""
+    if why := why_not() or why_no_flights():
+        pytest.skip(why)
+    before = links()
+    home, out = tmp_path / "home", tmp_path / "out"
+    command = [sys.executable, "-m", "demo.run_demo_gcp", "--nodes=2", f"--home={home}", f"--out={out}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    log = (home / "demo.log").read_text(encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr + log
+    assert "336,776 flights of 16 carriers in 12 months" in done.stdout
+    assert "Disks that nodes formatted and mounted: 2" in done.stdout
+    assert "Left behind: none" in done.stdout
+    assert "to the last bit" in done.stdout
+    totals = f"SELECT sum(flights)::INTEGER FROM '{out / 'flights.parquet'}'"
+    assert duckdb.execute(totals).fetchall() == [(336_776,)]
+    assert (out / "flights.png").read_bytes().startswith(b"\x89PNG")
+    assert leftovers(tmp_path) == []
+    assert links() == before
+    assert not (home / "double").exists()
+
+
+def test_without_root_it_says_why_it_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And touches nothing."""
+    from demo import run_demo_gcp
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["demo-gcp"])
+    assert run_demo_gcp.main() == 2
+    assert "need root" in capsys.readouterr().out
