@@ -198,10 +198,15 @@ def _bucket(http: str, path: str) -> str:
 def _action(http: str, path: str) -> str:
     """Return a call's name for errors, such as ``disks.insert``."""
     parts = [part for part in path.split("/") if part]
-    for place in ("zones", "regions"):
-        if place in parts:
-            parts = parts[parts.index(place) + 2 :]
-    words = {"POST": "insert", "DELETE": "delete", "GET": "get"}
-    if len(parts) >= 3:
-        return f"{parts[0]}.{parts[-1]}"
-    return f"{parts[0] if parts else path}.{words.get(http, http)}"
+    if path.startswith("/"):
+        del parts[0]
+    if parts[0] == "aggregated":
+        return f"{parts[1]}.aggregatedList"
+    if parts[0] in ("zones", "regions") and len(parts) > 2:
+        del parts[:2]
+    elif parts[0] == "global":
+        del parts[0]
+    if len(parts) > 2:
+        return f"{parts[0]}.{parts[-1] if parts[0] != 'images' else parts[1]}"
+    words = {"POST": "insert", "DELETE": "delete", "GET": "list" if len(parts) == 1 else "get"}
+    return f"{parts[0]}.{words.get(http, http)}"

@@ -72,20 +72,26 @@ def spread(name: str, text: str) -> dict[str, str]:
 
 
 def gather(name: str, labels: Mapping[str, str]) -> str:
-    """Return the text that ``spread`` made labels of; a hash stays one, and so does what somebody has damaged."""
+    """Return the text that ``spread`` made labels of; a hash stays one, and what somebody has damaged becomes one."""
     key = label_key(name)
     first = labels.get(key, "")
     if first.startswith(_HASHED):
         return first
-    if not first.startswith(_SPREAD):
-        return _plain(first)
-    count = int(first[2]) if first[2:3].isdigit() else 0
-    whole = "".join(labels.get(f"{key}-{n}", "") for n in range(2, count + 1))
-    packed = (first[3:] + whole).upper()
+    text = _packed(key, labels) if first.startswith(_SPREAD) else _plain(first)
+    if text is None or any(labels.get(part) != found for part, found in spread(name, text).items()):
+        return _HASHED + first  # no id of any run
+    return text
+
+
+def _packed(key: str, labels: Mapping[str, str]) -> str | None:
+    """Return the text of numbered labels; None where they hold none."""
+    first = labels[key]
+    count = int(first[2]) if first[2:3].isdecimal() else 0
+    packed = (first[3:] + "".join(labels.get(f"{key}-{n}", "") for n in range(2, count + 1))).upper()
     try:
         return base64.b32decode(packed + "=" * (-len(packed) % 8)).decode()
     except (binascii.Error, ValueError):
-        return _HASHED + first  # no id of any run
+        return None
 
 
 def labels_of(tags: Tags, mine: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -188,15 +194,15 @@ def _escaped(text: str) -> str:
     )
 
 
-def _plain(escaped: str) -> str:
-    """Return the text of an escaped one; itself, marked, where somebody has damaged it."""
+def _plain(escaped: str) -> str | None:
+    """Return the text of an escaped one; None where it is none."""
     raw = bytearray()
     at = 0
     while at < len(escaped):
         found = _ESCAPE.match(escaped, at)
+        if found is None and escaped[at] == "_":
+            return None
         if found is None:
-            if escaped[at] == "_":
-                return _HASHED + escaped
             raw += escaped[at].encode()
             at += 1
             continue
@@ -205,7 +211,7 @@ def _plain(escaped: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return _HASHED + escaped
+        return None
 
 
 def _hashed(text: str) -> str:
