@@ -3,8 +3,9 @@
 PYTHON ?= python3
 NODES ?= 4
 PYTEST_ARGS ?=
-# One test process per core; the tests of a file stay together, since they share what is costly to set up.
-PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
+# Two test processes per core, since tests of real processes mostly wait; the tests of a file stay together, since they
+# share what is costly to set up.
+PARALLEL ?= -n $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))') --dist loadfile
 
 UV_VERSION := 0.13.9
 BIN := .venv/bin
