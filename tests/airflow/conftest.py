@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.airflow.gcp_ground import GcpGround
 from tests.airflow.grounds import AwsGround, Ground, LocalGround
 from tests.airflow.harness import DagBench, initialise
-from tests.clouds.aws.client import Double
+from tests.clouds.aws import client as ec2
+from tests.clouds.gcp import client as gce
 from tests.clouds.nodes.host import why_not
 
 _HERE = Path(__file__).parent
@@ -24,16 +26,24 @@ _SLOW_ON_AWS = {
     "test_a_retry_finds_the_files_of_the_attempt_before[aws-False]",
     "test_all_or_nothing_when_a_volume_cannot_be_created[aws-0]",
 }
+# A normal run sees on Compute Engine that a run comes to its end, that a failed rank is mended, and a node's loss.
+_QUICK_ON_GCP = {
+    "test_a_failed_rank_fails_alone_and_is_mended_by_clearing_only_it",
+    "test_a_node_that_never_boots_fails_its_rank",
+    "test_a_rank_whose_report_is_lost_goes_on_from_its_record",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out of a normal run what takes long on EC2, and what is known from the other bodies there."""
+    """Leave out of a normal run what takes long on clouds, and what is known from the other bodies there."""
     for item in items:
         if item.path.parent != _HERE or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
         params = item.callspec.params
         shape = item.path.name in _QUICK_ON_AWS and not {item.name, item.originalname} & _SLOW_ON_AWS
         if params.get("ground") == "aws" and not shape and params.get("nodes") != 4:
+            item.add_marker(pytest.mark.slow)
+        if params.get("ground") == "gcp" and item.originalname not in _QUICK_ON_GCP:
             item.add_marker(pytest.mark.slow)
 
 
@@ -44,20 +54,30 @@ def dags_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+def _ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ec2.Double]:
     """One double of EC2 for all tests of a worker; its nodes really run."""
-    with Double(tmp_path_factory.mktemp("ec2"), nodes=True) as double:
+    with ec2.Double(tmp_path_factory.mktemp("ec2"), nodes=True) as double:
         yield double
 
 
-@pytest.fixture(params=["local", "aws"])
+@pytest.fixture(scope="session")
+def _gce(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gce.Double]:
+    """One double of Compute Engine for all tests of a worker; its nodes really run."""
+    with gce.Double(tmp_path_factory.mktemp("gce"), nodes=True) as double:
+        yield double
+        assert double.bugs() == []
+
+
+@pytest.fixture(params=["local", "aws", "gcp"])
 def ground(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """The cloud of the default connection, empty."""
     if request.param == "local":
         return LocalGround(tmp_path, monkeypatch)
     if why_not():
-        pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
-    return AwsGround(request.getfixturevalue("_double"), monkeypatch)
+        pytest.skip(f"nodes of doubles cannot run here: {why_not()}")
+    if request.param == "aws":
+        return AwsGround(request.getfixturevalue("_ec2"), monkeypatch)
+    return GcpGround(request.getfixturevalue("_gce"), monkeypatch)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from airflow_rankvol.backends import _aws_connection
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._local_launch import start
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import Guard, Selector, VolumeRequest
+from airflow_rankvol.backends.base import Backend, Guard, Selector, VolumeRequest
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import AuthDenied, QuotaExceeded
@@ -29,7 +29,7 @@ class Ground(Protocol):
     """One cloud, as tests break and furnish it.
 
     Attributes:
-        name: ``local`` or ``aws``.
+        name: ``local``, ``aws`` or ``gcp``.
         boot_timeout: seconds in which a node that comes up at all has come up.
         looks_inside: whether anybody but a node can tell what lies on a volume.
         secret_fields: fields of a job's node that may read secrets.
@@ -91,7 +91,7 @@ class LocalGround:
         delete = LocalBackend.delete_volume
 
         def failing(backend: LocalBackend, volume_id: str, guard: Guard) -> None:
-            if _rank_of(backend, volume_id, guard) == rank:
+            if rank_of(backend, volume_id, guard) == rank:
                 raise AuthDenied("you may not delete this", backend="local", verb="delete_volume", resource=volume_id)
             delete(backend, volume_id, guard)
 
@@ -153,7 +153,7 @@ class AwsGround:
         delete = AwsBackend.delete_volume
 
         def failing(backend: AwsBackend, volume_id: str, guard: Guard) -> None:
-            if _rank_of(backend, volume_id, guard) == rank:
+            if rank_of(backend, volume_id, guard) == rank:
                 self._refuse("DeleteVolume", volume_id, "UnauthorizedOperation", "you may not delete this")
             delete(backend, volume_id, guard)
 
@@ -215,7 +215,8 @@ def _clients(settings: Settings) -> Clients:
     return _clients_of(settings.conn_id, json.dumps(dict(settings.extra)), settings.login, settings.password)
 
 
-def _rank_of(backend: LocalBackend | AwsBackend, volume_id: str, guard: Guard) -> int | None:
+def rank_of(backend: Backend, volume_id: str, guard: Guard) -> int | None:
+    """Return the rank of a volume of ours."""
     found = {volume.id: volume.tags for volume in backend.list_owned(Selector(guard.owner)).volumes}
     tags = found.get(volume_id)
     return tags.rank if tags else None

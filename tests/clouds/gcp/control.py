@@ -170,9 +170,9 @@ class Control(BaseControl):
             wait_s = self._world.settings.spot_notice_s if notice_s is None else notice_s
             self._gce.lifecycle.preempt(found, wait_s)
 
-    def do_never_boot(self, times: int = 1) -> None:
-        """Let the next instances come to run without doing anything."""
-        self._gce.lifecycle.never_boot(times)
+    def do_never_boot(self, times: int = 1, instance: str = "*") -> None:
+        """Let the next instances (a glob over names) come to run without doing anything."""
+        self._gce.lifecycle.never_boot(times, instance)
 
     def do_lose_serial(self, instance: str) -> None:
         """Let serial port 1 of an instance be empty from now on."""

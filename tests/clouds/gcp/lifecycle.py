@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 from datetime import datetime
 
@@ -23,16 +24,16 @@ class Lifecycle:
         self._operations = operations
         self._nodes = nodes
         self._stuck = stuck
-        self._no_boot = 0
+        self._no_boot, self._no_boot_of = 0, "*"
         nodes.powered_off = self.powered_off
 
     def clear(self) -> None:
         """Forget what was scripted."""
-        self._no_boot = 0
+        self._no_boot, self._no_boot_of = 0, "*"
 
-    def never_boot(self, times: int) -> None:
-        """Let the next instances come to run without ever doing anything."""
-        self._no_boot += times
+    def never_boot(self, times: int, instance: str = "*") -> None:
+        """Let the next instances (a glob over names) come to run without ever doing anything."""
+        self._no_boot, self._no_boot_of = self._no_boot + times, instance
 
     # -- its beginning
 
@@ -59,7 +60,7 @@ class Lifecycle:
     def _running(self, instance: Instance) -> None:
         instance.status, instance.started_at = "RUNNING", self._world.now()
         self._limit(instance)
-        if self._no_boot:
+        if self._no_boot and fnmatch.fnmatchcase(instance.name, self._no_boot_of):
             self._no_boot -= 1
             instance.impaired = True
             return
