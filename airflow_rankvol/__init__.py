@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         DeleteRankVolumes,
         GatherRankResults,
         PlanRankVolumes,
+        ReapRankVolumes,
         RunRank,
     )
     from airflow_rankvol.plan import RunIdentity, make_plan
@@ -30,6 +31,7 @@ _HOMES = {
     "NodeTemplate": "airflow_rankvol.spec.templates",
     "PlanRankVolumes": "airflow_rankvol.operators",
     "RankJob": "airflow_rankvol.spec.job",
+    "ReapRankVolumes": "airflow_rankvol.operators",
     "RunIdentity": "airflow_rankvol.plan",
     "RunRank": "airflow_rankvol.operators",
     "VolumeTemplate": "airflow_rankvol.spec.templates",
@@ -44,6 +46,7 @@ __all__ = [
     "NodeTemplate",
     "PlanRankVolumes",
     "RankJob",
+    "ReapRankVolumes",
     "RunIdentity",
     "RunRank",
     "VolumeTemplate",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, XComArg
 from pydantic import BaseModel, ValidationError
 
+from airflow_rankvol._runs import run_state
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.loop import launch, run
 from airflow_rankvol.engine.reap import RunState
@@ -48,9 +48,6 @@ JOB_FIELDS = (
     "rendezvous",
     "allow_missing",
 )
-
-# States in which a DAG run has ended; anything else that Airflow answers means that it lives.
-_ENDED_STATES = ("success", "failed")
 
 
 @dataclass(frozen=True)
@@ -191,21 +188,8 @@ class RankJobOperator(BaseOperator):
         return contents
 
     def run_state(self, context: Context, dag_id: str, run_id: str) -> RunState:
-        """Ask Airflow whether a run of this DAG lives; unknown is only one that Airflow says it does not have."""
-        from airflow.sdk.exceptions import AirflowRuntimeError
-
-        ti = context["ti"]
-        if (dag_id, run_id) == (ti.dag_id, ti.run_id):
-            return RunState.LIVE
-        try:
-            # A str subclass whose str() is "DagRunState.FAILED": compared, never printed.
-            state = ti.get_dagrun_state(dag_id, run_id)
-        except AirflowRuntimeError as exc:
-            if (exc.error.detail or {}).get("status_code") != HTTPStatus.NOT_FOUND:
-                self.log.warning("Airflow could not tell whether run %s of %s lives: %s", run_id, dag_id, exc)
-                return RunState.LIVE  # an answer that failed is no word that the run has ended
-            return RunState.UNKNOWN
-        return RunState.ENDED if state in _ENDED_STATES else RunState.LIVE
+        """Ask Airflow whether a run lives; unknown is only one that Airflow says it does not have."""
+        return run_state(context["ti"], dag_id, run_id, self.log)
 
     @contextmanager
     def final_errors(self) -> Iterator[None]:

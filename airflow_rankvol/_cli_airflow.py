@@ -15,6 +15,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_rankvol._cli_output import note
+from airflow_rankvol._runs import BUSY_STATES
 from airflow_rankvol.engine.reap import RunState
 
 # Airflow 3.3 looks for connections in its database only in a process that says it is a server
@@ -73,19 +74,23 @@ class AirflowDatabase:
             self._say(self.problem)
             return RunState.UNKNOWN
         from airflow.models.dagrun import DagRun
+        from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
         from airflow.utils.state import DagRunState
 
         query = select(DagRun.state).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+        tasks = select(TaskInstance.task_id).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
         try:
             with create_session(scoped=False) as session:
                 state = session.scalar(query)
+                busy = session.scalar(tasks.where(TaskInstance.state.in_(BUSY_STATES)).limit(1))
         except _TROUBLE as exc:
             self._say(_first_line(exc))
             return RunState.UNKNOWN
         if state is None:
             return RunState.UNKNOWN
-        return RunState.ENDED if state in (DagRunState.SUCCESS, DagRunState.FAILED) else RunState.LIVE
+        ended = state in (DagRunState.SUCCESS, DagRunState.FAILED) and not busy
+        return RunState.ENDED if ended else RunState.LIVE
 
     def _say(self, why: str) -> None:
         if not self._broken:

@@ -1,4 +1,4 @@
-"""The five operators of a rank job: plan, create, run, gather, delete."""
+"""The five operators of a rank job: plan, create, run, gather, delete; and the reaper."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import ending_of, finish
 from airflow_rankvol._gather_operator import GatherRankResults
+from airflow_rankvol._reap_operator import ReapRankVolumes
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
@@ -30,6 +31,7 @@ __all__ = [
     "DeleteRankVolumes",
     "GatherRankResults",
     "PlanRankVolumes",
+    "ReapRankVolumes",
     "RunRank",
 ]
 

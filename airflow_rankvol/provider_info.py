@@ -62,8 +62,8 @@ def get_provider_info() -> dict[str, Any]:
                         "default": None,
                     },
                     "conn_ids": {
-                        "description": "Comma-separated connections that `rankvol ls` and `rankvol reap` cover "
-                        "when no --conn-id is given.",
+                        "description": "Comma-separated connections that `rankvol ls`, `rankvol reap` and the reaper "
+                        "cover when no others are given.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "rankvol_default,aws_default",

@@ -103,6 +103,18 @@ class DagBench:
         dag_id = dag_id or f"{self.prefix}_{next(_numbers)}"
         path = self.folder / f"{dag_id}.py"
         path.write_text(_HEAD + textwrap.dedent(body).replace("DAG_ID", repr(dag_id)))
+        return self._load(path, dag_id)
+
+    def example(self, name: str) -> Any:
+        """Load a DAG of ``dags/`` under an id of its own."""
+        source = (Path(__file__).parents[2] / "dags" / f"{name}.py").read_text()
+        assert f'"{name}"' in source
+        dag_id = f"{self.prefix}_{next(_numbers)}"
+        path = self.folder / f"{dag_id}.py"
+        path.write_text(source.replace(f'"{name}"', repr(dag_id)))
+        return self._load(path, dag_id)
+
+    def _load(self, path: Path, dag_id: str) -> Any:
         spec = importlib.util.spec_from_file_location(f"rankvol_dag_{dag_id}_{next(_numbers)}", path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)

@@ -14,6 +14,7 @@ def test_the_public_names_are_pinned() -> None:
         "NodeTemplate",
         "PlanRankVolumes",
         "RankJob",
+        "ReapRankVolumes",
         "RunIdentity",
         "RunRank",
         "VolumeTemplate",
