@@ -135,6 +135,8 @@ TABLE: tuple[Rule, ...] = (
     Rule(Action.FAIL_CONFLICT, volume=frozenset({V.FOREIGN})),
     Rule(Action.FAIL_BOOT, node=frozenset({N.STUCK})),
     # No node yet (or no more).
+    # A cloud may have deleted it at the end of its time.
+    Rule(Action.FAIL_LIFETIME, node=frozenset({N.ABSENT}), overdue=frozenset({D.LIFETIME}), may_launch=False),
     Rule(Action.FAIL_LOST, node=frozenset({N.ABSENT}), may_launch=False),
     Rule(Action.FAIL_BOOT, node=frozenset({N.ABSENT}), overdue=_LATE),
     Rule(Action.LAUNCH, node=frozenset({N.ABSENT}), volume=frozenset({V.FREE})),

@@ -114,7 +114,7 @@ def _boot_failed(work: Work, observation: Observation, node: Node | None) -> Ran
 
 
 def _lifetime(work: Work, _observation: Observation, node: Node | None) -> RankVolError:
-    where = node or Node(id="", name=work.node_name, state=NodeState.ENDED, created_at=work.deadline)
+    where = node or Node(id="gone", name=work.node_name, state=NodeState.ENDED, created_at=work.deadline)
     return _lost(work, Node(where.id, where.name, NodeState.ENDED, where.created_at, reason="lifetime"))
 
 

@@ -67,7 +67,9 @@ class Watch:
         if action is Action.FAIL_GANG:
             return failed_peer(work, observation) is None
         # Where its volumes are not of this run, it looks as if a stranger had them.
-        return action is Action.FAIL_LOST or (action is Action.FAIL_CONFLICT and own_node(work, observation) is None)
+        if action in (Action.FAIL_CONFLICT, Action.FAIL_LIFETIME):
+            return own_node(work, observation) is None
+        return action is Action.FAIL_LOST
 
 
 def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
