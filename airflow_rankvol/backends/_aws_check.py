@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,8 +27,11 @@ from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy, VolumeTe
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan, PlannedVolume
 
+log = logging.getLogger(__name__)
+
 #: EC2 User Guide, "Tag restrictions".
 MAX_TAGS = 50
+_NOT_OURS = ("service_account", "scopes", "network", "network_tags", "external_ip", "accelerator")
 _SECRET = re.compile(r"(arn:[\w-]+:(secretsmanager|ssm):\S+|secretsmanager:\S+|ssm:/?\S+|/\S+)")
 
 
@@ -39,6 +43,7 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
         AuthDenied: a right to create volumes or nodes is missing.
     """
     tags = _tags(plan)
+    _tell_ignored(plan)
     _check_tag_values(tags)
     _check_templates(plan, tags)
     _check_secrets(plan)
@@ -57,6 +62,13 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
 def _tags(plan: Plan) -> Tags:
     run = plan.identity
     return Tags(owner=run.owner, dag=run.dag_id, run=run.run_id, group=run.group, key=plan.key)
+
+
+def _tell_ignored(plan: Plan) -> None:
+    nodes = {"node": plan.job.node, "gather_node": plan.job.gather_node}
+    ignored = [f"{where}.{name}" for where, node in nodes.items() if node for name in _NOT_OURS if getattr(node, name)]
+    if ignored:
+        log.warning("ignored on AWS, because they are Google Cloud's: %s", ", ".join(ignored))
 
 
 def _check_tag_values(tags: Tags) -> None:

@@ -22,6 +22,7 @@ _GIB = 1 << 30
 _CLOUD_FIELDS = (
     *("machine_type", "image", "zones", "subnets", "security_groups", "instance_profile", "key_name"),
     *("spot", "max_price", "root_size", "root_type", "tags"),
+    *("service_account", "scopes", "network", "network_tags", "external_ip", "accelerator"),
 )
 
 

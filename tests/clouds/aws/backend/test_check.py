@@ -45,6 +45,11 @@ def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
     assert lab.double.state()["instances"] == {}
 
 
+def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.backend.check(plan(node={"service_account": "a@b", "external_ip": True}))
+    assert "ignored on AWS, because they are Google Cloud's: node.service_account, node.external_ip" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
