@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._aws_boot import Boots
 from airflow_rankvol.backends._aws_calls import Ec2
 from airflow_rankvol.backends._aws_connection import DEFAULT_POLL_INTERVAL_S, Clients
-from airflow_rankvol.backends._aws_looks import Looks
 from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
 from airflow_rankvol.backends._aws_nodes import Nodes
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_view import filters, instance_state, name_of, our_tags, volume_of
 from airflow_rankvol.backends._aws_volumes import Volumes
+from airflow_rankvol.backends._looks import Looks
 from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
 from airflow_rankvol.records import Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import NodeTemplate

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_rankvol.backends._aws_looks import Looks
+from airflow_rankvol.backends._looks import Looks
 from airflow_rankvol.errors import Throttled
 
 
