@@ -89,6 +89,17 @@ COMMANDS = (
     ),
     Command("ls", "list every volume and node of ours", _SELECTION),
     Command(
+        "cost",
+        "say what the volumes that are there have cost so far: GiB-hours, and USD where the price is known",
+        (
+            *_SELECTION,
+            _argument(
+                "--by", choices=("volume", "group", "run", "dag"), default="group",
+                help="one row for each of these (default: %(default)s)",
+            ),
+        ),
+    ),
+    Command(
         "reap",
         "list what runs left behind and what stays; remove it with --yes",
         (
@@ -131,7 +142,7 @@ def get_cli_commands() -> list[ActionCommand | GroupCommand]:
     ]
     return [
         GroupCommand(
-            name="rankvol", help="Rank volumes: plan, list, reap", description=DESCRIPTION, subcommands=actions
+            name="rankvol", help="Rank volumes: plan, list, cost, reap", description=DESCRIPTION, subcommands=actions
         )
     ]
 

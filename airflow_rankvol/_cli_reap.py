@@ -32,7 +32,7 @@ _LS_COLUMNS = (
 def list_resources(args: argparse.Namespace, out: TextIO) -> Exit:
     """Print every volume and node of ours."""
     airflow = AirflowDatabase()
-    surveys, failed = look(_places(args, airflow), airflow.run_state, ReapRules(), _complain)
+    surveys, failed = look(places(args, airflow), airflow.run_state, ReapRules(), _complain)
     _print(surveys, _LS_COLUMNS, args.output, out, whole=not failed)
     return Exit.FAILED if failed else Exit.OK
 
@@ -41,7 +41,7 @@ def reap_resources(args: argparse.Namespace, out: TextIO) -> Exit:
     """Print what would go and what stays; with ``--yes``, remove it."""
     airflow = AirflowDatabase()
     rules = ReapRules(names=frozenset(args.name), older_than=args.older_than or timedelta())
-    surveys, failed = look(_places(args, airflow), _with_word(airflow, args.run), rules, _complain)
+    surveys, failed = look(places(args, airflow), _with_word(airflow, args.run), rules, _complain)
     _only_named(surveys, args.name)
     if args.run and args.dag is None:
         _refuse_ambiguous(surveys, airflow, args.run)
@@ -57,18 +57,23 @@ def reap_resources(args: argparse.Namespace, out: TextIO) -> Exit:
     return Exit.TO_REMOVE if left and not args.yes else Exit.OK
 
 
-def _places(args: argparse.Namespace, airflow: AirflowDatabase) -> list[Place]:
+def places(args: argparse.Namespace, airflow: AirflowDatabase) -> list[Place]:
+    """Return where the arguments say to look.
+
+    Raises:
+        ConfigError: a connection does not exist or is wrong, or no owner is set.
+    """
     conn_ids = args.conn_id or configured_conn_ids()
-    places = []
+    found = []
     with airflow.connections():
         for conn_id in dict.fromkeys(conn_ids):
             try:
-                places.append(place_of(conn_id, owner=args.owner, dag=args.dag, run=args.run))
+                found.append(place_of(conn_id, owner=args.owner, dag=args.dag, run=args.run))
             except ConfigError as exc:
                 why = airflow.problem
                 hint = f" (Airflow's database could not be asked for it: {why})" if why else ""
                 raise ConfigError(f"{exc}{hint}") from exc
-    return places
+    return found
 
 
 def _complain(what: str) -> None:

@@ -57,7 +57,13 @@ def _reap(args: argparse.Namespace, out: TextIO) -> Exit:
     return reap_resources(args, out)
 
 
-_FUNCTIONS = {"plan": _plan, "ls": _list, "reap": _reap}
+def _cost(args: argparse.Namespace, out: TextIO) -> Exit:
+    from airflow_rankvol._cli_cost import show_cost
+
+    return show_cost(args, out)
+
+
+_FUNCTIONS = {"plan": _plan, "ls": _list, "reap": _reap, "cost": _cost}
 
 
 def _parser() -> argparse.ArgumentParser:

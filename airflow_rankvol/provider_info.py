@@ -69,6 +69,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "rankvol_default,aws_default",
                         "default": "rankvol_default",
                     },
+                    "prices": {
+                        "description": "YAML file with prices that come before the package's own prices.yaml, "
+                        "in its form.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/etc/airflow/rankvol-prices.yaml",
+                        "default": None,
+                    },
                 },
             }
         },

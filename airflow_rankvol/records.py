@@ -81,7 +81,10 @@ def from_iso(text: str | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as a backend sees it now; ``tags`` is None for one that is not ours."""
+    """A volume as a backend sees it now; ``tags`` is None for one that is not ours.
+
+    ``iops`` and ``throughput_mibps`` (MiB/s) are what is provisioned, and may be billed; None where nobody said.
+    """
 
     id: str
     name: str
@@ -93,6 +96,8 @@ class Volume:
     zone: str | None = None
     attached_to: str | None = None
     blank: bool = False
+    iops: int | None = None
+    throughput_mibps: int | None = None
 
     @property
     def label(self) -> str:

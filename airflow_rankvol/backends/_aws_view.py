@@ -100,6 +100,8 @@ def volume_of(raw: Mapping[str, Any]) -> Volume:
         zone=raw.get("AvailabilityZone"),
         attached_to=holder,
         blank=not raw.get("SnapshotId") and not raw.get("SourceVolumeId"),
+        iops=raw.get("Iops"),
+        throughput_mibps=raw.get("Throughput"),
     )
 
 

@@ -92,7 +92,7 @@ def test_no_cloud_sdk_comes_with_the_bare_package(installed: Installation) -> No
 def test_the_wheel_holds_the_scripts_and_types_and_nothing_of_the_repository(wheel: Path) -> None:
     """What runs on nodes and what type checkers read is inside; tests, DAGs and docs are not."""
     names = zipfile.ZipFile(wheel).namelist()
-    assert "airflow_rankvol/py.typed" in names
+    assert {"airflow_rankvol/py.typed", "airflow_rankvol/prices.yaml"} <= set(names)
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "airflow_rankvol").rglob("*.sh")}
     assert sources
     assert sources <= set(names)

@@ -142,6 +142,7 @@ def test_airflow_has_the_same_commands_with_the_same_arguments() -> None:
     for argv in (
         ["plan", "job.yaml", "--nodes", "3", "--param", "a=1", "--param", "b=2"],
         ["ls", "-o", "yaml", "--conn-id", "a", "--conn-id", "b"],
+        ["cost", "--by", "dag", "--run", "r"],
         ["reap", "--yes", "--older-than", "2h", "--dag", "d", "--run", "r", "--name", "n", "--owner", "o"],
     ):
         theirs = vars(airflow.parse_args(["rankvol", *argv]))
