@@ -1,4 +1,4 @@
-"""The platform functions of an EC2 node, run by bash on this machine, with nothing within reach that could end it."""
+"""The platform functions of a cloud's node, run by bash on this machine, with nothing in reach that could end it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Shell:
     home: Path
     stubs: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    platform: str = "ec2"
 
     @property
     def console(self) -> Path:
@@ -81,9 +82,9 @@ class Shell:
 
     def write(self, commands: str = "", *, spec: BootSpec = SPEC) -> str:
         """Write the script that ``run`` runs, and return its path."""
-        script = render(spec, "ec2")
+        script = render(spec, self.platform)
         if commands:
-            script = script.removesuffix("rv_main\n") + commands
+            script = script.removesuffix("rv_main\n").removesuffix("rv_main_once\n") + commands
         path = self.home / "script.sh"
         path.write_text(script)
         self.console.touch()
@@ -106,6 +107,9 @@ class Shell:
             # Nothing listens there, and nothing may be asked outside this machine.
             "RV_IMDS": "http://127.0.0.1:9",
             "RV_IMDS_WAIT": "0",
+            "RV_METADATA": "http://127.0.0.1:9",
+            "RV_METADATA_WAIT": "0",
+            "RV_ONCE": str(self.home / "once"),
             **self.variables,
             **(more or {}),
         }
