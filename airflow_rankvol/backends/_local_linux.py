@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 INSIDE = "/.rankvol"  # the node's directory, as the node sees it where it has its own mounts
 
-# linux/sched.h, linux/mount.h, linux/prctl.h, linux/loop.h
+# linux/sched.h, linux/mount.h, linux/prctl.h, linux/loop.h, linux/fs.h
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
+LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_READ_ONLY, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 1, 4
+BLKROSET = 0x125D
 
 
 def start_time(pid: int) -> int | None:
@@ -109,19 +110,24 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
     call("mount", *encoded[:3], ctypes.c_ulong(flags), encoded[3])
 
 
-def open_loop(image: str) -> tuple[int, str]:
-    """Return an open loop device over an image; the kernel clears it once nobody has it open or mounted."""
+def open_loop(image: str, *, read_only: bool = False) -> tuple[int, str]:
+    """Return an open loop device over an image; the kernel clears it once nobody has it open or mounted.
+
+    Args:
+        read_only: the kernel refuses every write to the device.
+    """
     # struct loop_config: fd, block_size, then loop_info64 (flags is its 9th field), then 8 reserved words.
     backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     name = image.encode()[:63]
+    flags = LO_FLAGS_AUTOCLEAR | (LO_FLAGS_READ_ONLY if read_only else 0)
     try:
         while True:
             device = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
             loop = os.open(device, os.O_RDWR | os.O_CLOEXEC)
             config = struct.pack(
                 "=II5Q4I64s64s32s2Q8Q",
-                *(backing, 0, 0, 0, 0, 0, 0, 0, 0, 0, LO_FLAGS_AUTOCLEAR, name, b"", b""),
+                *(backing, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b""),
                 *([0] * 10),
             )
             try:
@@ -131,6 +137,8 @@ def open_loop(image: str) -> tuple[int, str]:
                 if exc.errno != errno.EBUSY:  # EBUSY: another process took it first
                     raise
             else:
+                # What an earlier user has set with `blockdev --setro` outlives its image.
+                fcntl.ioctl(loop, BLKROSET, struct.pack("i", 0))
                 return loop, device
     finally:
         os.close(control)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from airflow_rankvol.backends import _local_disk as disk
+from airflow_rankvol.backends._local_linux import BLKROSET, open_loop
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import BackendError, QuotaExceeded, VolumeBusy
 from airflow_rankvol.records import Volume
@@ -184,6 +187,19 @@ def test_an_image_whose_journal_was_not_applied_is_read_after_it_was(image: Lab)
     assert image.backend.holds_result(volume.id, image.key) is True
     features = subprocess.run(["debugfs", "-R", "features", command[4]], capture_output=True, text=True, check=True)
     assert "needs_recovery" not in features.stdout
+
+
+def test_what_an_earlier_user_of_a_loop_device_has_set_does_not_outlive_it(image: Lab) -> None:
+    """The kernel keeps `blockdev --setro` beyond the image that it was meant for."""
+    path = str(disk_of(image, image.volume()))
+    for read_only in (False, True, False):
+        loop, device = open_loop(path, read_only=read_only)
+        try:
+            assert Path(f"/sys/block/{device[5:]}/ro").read_text() == f"{read_only:d}\n"
+            fcntl.ioctl(loop, BLKROSET, struct.pack("i", 1))
+        finally:
+            os.close(loop)
+        until(lambda: not disk.loops_of(Path(path)), "the kernel has not cleared it yet")
 
 
 def test_of_a_directory_that_cannot_be_read_nobody_tells(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,6 @@ _BY_ID = "disk/by-id"
 # ext4 and xfs: stop at once and forget what was not written, as when the power goes (linux/fs.h: EXT4_IOC_SHUTDOWN).
 _FS_IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
 
-_BLKROSET = 0x125D  # linux/fs.h
-
 # linux/loop.h: struct loop_info64 has lo_sizelimit as its fifth word.
 _LOOP_SET_STATUS64, _LOOP_GET_STATUS64, _LOOP_INFO64, _SIZE_LIMIT = 0x4C04, 0x4C05, 232, 32
 
@@ -64,8 +62,7 @@ def attach(
         device: the kernel's name for the disk in the node, such as ``nvme1n1``.
         read_only: the node's kernel refuses every write to the disk.
     """
-    fd, loop = open_loop(str(image))
-    ioctl(fd, _BLKROSET, struct.pack("i", read_only))
+    fd, loop = open_loop(str(image), read_only=read_only)
     links = [f"{_BY_ID}/{name}" if not name.startswith("/dev/") else name[5:] for name in by_id]
     attachment = Attachment(volume_id, fd, loop, image, (device.removeprefix("/dev/"), *links))
     try:
