@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_rankvol.backends._gcp_connection import READ_S, Session
@@ -113,13 +113,20 @@ class Gce:
                 return
 
     def everywhere(
-        self, kind: str, verb: str, resource: str, *, filter_: str, fields: str = "", certain: bool = True
+        self,
+        kind: str,
+        verb: str,
+        resource: str,
+        *,
+        filter_: str,
+        fields: str = "",
+        known: Collection[str] | None = None,
     ) -> list[Raw]:
         """Return the resources of a kind in all zones that pass a filter.
 
         Args:
             fields: which fields of each are wanted; all where it is empty.
-            certain: whether what is not listed must not exist.
+            known: the only zones that count; all where it is None.
 
         Raises:
             RetryableError: a zone could not be reached, so what is not listed may exist.
@@ -128,8 +135,7 @@ class Gce:
         found: list[Raw] = []
         for page in self.pages(f"aggregated/{kind}", verb, resource, filter=filter_, fields=mask):
             scopes: Mapping[str, Raw] = page.get("items") or {}
-            if certain:
-                _check_reached(page, scopes, verb, resource)
+            _check_reached(page, scopes, known, (verb, resource))
             for scope in scopes.values():
                 found += scope.get(kind) or ()
         return found
@@ -169,15 +175,16 @@ def all_of(*filters: str) -> str:
     return " AND ".join(f"({wanted})" for wanted in filters if wanted)
 
 
-def _check_reached(page: Raw, scopes: Mapping[str, Raw], verb: str, resource: str) -> None:
-    gone = [str(link).rpartition("/")[2] for link in page.get("unreachables") or ()]
+def _check_reached(page: Raw, scopes: Mapping[str, Raw], known: Collection[str] | None, where: tuple[str, str]) -> None:
+    gone = {str(link).rpartition("/")[2] for link in page.get("unreachables") or ()}
     warnings = {name: scope.get("warning") or {} for name, scope in scopes.items()}
-    gone += [name.rpartition("/")[2] for name, warning in warnings.items() if warning.get("code") == "UNREACHABLE"]
-    if gone:
+    gone |= {name.rpartition("/")[2] for name, warning in warnings.items() if warning.get("code") == "UNREACHABLE"}
+    missed = sorted(gone if known is None else gone.intersection(known))
+    if missed:
         raise RetryableError(
-            f"Compute Engine could not reach {', '.join(sorted(set(gone)))}, so nothing can be said of what is not "
-            "listed. It is tried again",
-            backend="gcp", verb=verb, resource=resource,
+            f"Compute Engine could not reach {', '.join(missed)}, so nothing can be said of what is not listed. It is "
+            "tried again",
+            backend="gcp", verb=where[0], resource=where[1],
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags
+from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags, zone_of
 from airflow_rankvol.records import Tags
 
 #: How long a look at a resource is good enough to judge whose it is, in seconds.
@@ -54,6 +54,12 @@ class Memory:
     def saw_nodes(self, found: Iterable[Raw], belongs: Callable[[Raw], bool] | None = None) -> None:
         """Take note of described instances, as ``saw_volumes``."""
         self._saw(self._nodes, list(found), belongs)
+
+    def zones(self, belongs: Callable[[Raw], bool]) -> frozenset[str] | None:
+        """Return the zones of what belongs together, as this process has seen it; None where it has seen nothing."""
+        with self._lock:
+            entries = [*self._volumes.values(), *self._nodes.values()]
+            return frozenset(zone_of(entry.raw) for entry in entries if belongs(entry.raw)) or None
 
     def volume(self, volume_id: str) -> Raw | None:
         """Return a disk that was seen a short while ago."""

@@ -119,7 +119,7 @@ class Places:
         def read() -> dict[str, dict[str, MachineType]]:
             found: dict[str, dict[str, MachineType]] = {name: {} for name in wanted}
             for raw in self.gce.everywhere(
-                "machineTypes", "check", ", ".join(wanted), filter_=any_of("name", wanted), certain=False
+                "machineTypes", "check", ", ".join(wanted), filter_=any_of("name", wanted), known=()
             ):
                 found[raw["name"]][zone_of(raw)] = _machine_type(raw)
             return found

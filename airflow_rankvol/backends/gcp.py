@@ -5,10 +5,10 @@ A thin adapter: policy, retries and tokens live in the engine; the truth is in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
 from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Session
@@ -102,17 +102,20 @@ class GcpBackend:
             tags = our_tags(raw)
             return tags is not None and tags.owner == group.owner and tags.key in group.keys
 
+        # Zones in which it has nothing do not matter to a group that was seen as a whole before.
+        zones = self.memory.zones(ours)
         # Side by side: a look takes the time of one call.
         with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
-            later = other.submit(self._volumes_of, group, where)
-            nodes = [raw for raw in self._nodes_by(_of(group.owner, [group.key]), "observe", where) if ours(raw)]
+            later = other.submit(self._volumes_of, group, where, zones)
+            found = self._nodes_by(_of(group.owner, [group.key]), "observe", where, zones)
+            nodes = [raw for raw in found if ours(raw)]
             volumes = [raw for raw in later.result() if ours(raw) or raw["name"] in names]
         self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
         self.memory.saw_nodes(nodes, ours)
         return self._observation(volumes, nodes)
 
-    def _volumes_of(self, group: Group, where: str) -> list[Raw]:
-        found = self._volumes_by(_of(group.owner, sorted(group.keys)), "observe", where)
+    def _volumes_of(self, group: Group, where: str, zones: Collection[str] | None) -> list[Raw]:
+        found: list[Raw] = [*self._volumes_by(_of(group.owner, sorted(group.keys)), "observe", where, zones)]
         if group.names:
             there = {id_of(raw) for raw in found}
             named = self.volumes.named(group.names, "observe", where)
@@ -185,11 +188,15 @@ class GcpBackend:
         """Return what a node's job printed, as far as it is shown."""
         return self.nodes.log(node_id)
 
-    def _volumes_by(self, wanted: str, verb: str, where: str) -> list[Raw]:
-        return [*self.gce.everywhere("disks", verb, where, filter_=wanted, fields=DISK_FIELDS)]
+    def _volumes_by(
+        self, wanted: str, verb: str, where: str, zones: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        return self.gce.everywhere("disks", verb, where, filter_=wanted, fields=DISK_FIELDS, known=zones)
 
-    def _nodes_by(self, wanted: str, verb: str, where: str) -> list[Raw]:
-        return [*self.gce.everywhere("instances", verb, where, filter_=wanted, fields=INSTANCE_FIELDS)]
+    def _nodes_by(
+        self, wanted: str, verb: str, where: str, zones: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        return self.gce.everywhere("instances", verb, where, filter_=wanted, fields=INSTANCE_FIELDS, known=zones)
 
     def _observation(self, volumes: Iterable[Raw], nodes: Iterable[Raw]) -> Observation:
         seen = tuple(volume_of(raw) for raw in volumes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from airflow_rankvol.backends.base import Selector
@@ -67,7 +69,7 @@ def test_volumes_go_where_there_is_room(lab: Lab) -> None:
 
 
 def test_a_rank_for_which_there_is_no_room_says_so(lab: Lab) -> None:
-    rig = lab.rig(1, node=NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), boot_timeout="2m"))
+    rig = lab.rig(1, node=NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), boot_timeout=timedelta(minutes=2)))
     rig.create()
     lab.double("no_capacity")
     outcome = rig.run_rank(0)
@@ -95,7 +97,7 @@ def test_a_rank_whose_node_was_lost_goes_on_with_the_same_volume(lab: Lab) -> No
 
 
 def test_a_node_that_its_time_has_deleted_is_lost_for_that_reason(lab: Lab) -> None:
-    rig = lab.rig(1, node=NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), lifetime="1h"))
+    rig = lab.rig(1, node=NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), lifetime=timedelta(hours=1)))
     rig.create()
     work = rig.begin(0)
     assert rig.launch(work) is None

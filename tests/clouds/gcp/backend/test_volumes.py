@@ -288,8 +288,19 @@ def test_an_observation_has_adopted_volumes_by_their_names_in_one_call(lab: Lab)
 def test_a_zone_that_cannot_be_reached_is_not_taken_for_empty(lab: Lab) -> None:
     lab.volume()
     lab.double("unreachable", zone=ZONE)
-    with pytest.raises(RetryableError, match=ZONE):
-        lab.see()
+    for process in (lab.backend, lab.process()):
+        with pytest.raises(RetryableError, match=ZONE):
+            process.observe(lab.group)
+
+
+def test_a_zone_that_cannot_be_reached_does_not_stop_groups_that_lie_elsewhere(lab: Lab) -> None:
+    """Whoever has seen the group as a whole knows where it lies; whoever has not waits."""
+    made = lab.volume()
+    lab.see()
+    lab.double("unreachable", zone=OTHER_ZONE)
+    assert lab.seen_volume(made).id == made.id
+    with pytest.raises(RetryableError, match=OTHER_ZONE):
+        lab.process().observe(lab.group)
 
 
 @pytest.mark.parametrize(
