@@ -79,11 +79,6 @@ class Memory:
         with self._lock:
             self._volumes.pop(volume_id, None)
 
-    def forget_node(self, node_id: str) -> None:
-        """Drop an instance that this process has changed."""
-        with self._lock:
-            self._nodes.pop(node_id, None)
-
     def deleted_node(self, raw: Raw) -> None:
         """Take note of an instance that this process has deleted; by its number, as names come again."""
         with self._lock:

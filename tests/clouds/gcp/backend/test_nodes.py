@@ -248,7 +248,6 @@ def test_a_node_is_not_ended_that_would_take_its_volume_with_it(lab: Lab) -> Non
     """Somebody may have set that by hand; what a rank has computed must not go."""
     volume = lab.volume()
     node = lab.node(volume)
-    lab.backend.memory.forget_node(node.id)
     raw = lab.backend.gce.call("GET", f"zones/{ZONE}/instances/{node.name}", "x", "x")
     for disk in raw["disks"]:
         disk["autoDelete"] = True
