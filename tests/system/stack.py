@@ -88,6 +88,10 @@ class Stack:
         body = {"conf": conf or {}, "logical_date": None}
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
+    def delete(self, dag_id: str, run_id: str) -> None:
+        """Let Airflow forget a run."""
+        self._call("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
+
     def wait(self, dag_id: str, run_id: str, timeout_s: float = 180) -> str:
         """Wait for the end of a run and return its state."""
         deadline, state = time.monotonic() + timeout_s, ""
@@ -148,7 +152,7 @@ class Stack:
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
     def _token(self) -> str:
         if not hasattr(self, "_bearer"):

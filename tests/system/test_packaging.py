@@ -74,11 +74,12 @@ def test_airflow_lists_the_provider_and_its_connection_type(installed: Installat
 
 
 def test_the_installed_package_comes_from_the_wheel_and_plans_a_job(installed: Installation) -> None:
-    """The command `rankvol` and the package work with nothing but what the wheel requires."""
+    """The commands `rankvol` and `airflow rankvol` work with nothing but what the wheel requires."""
     assert "site-packages" in installed.run("python", "-c", "import airflow_rankvol as r; print(r.__file__)")
     job = installed.home / "job.yaml"
     job.write_text("nodes: 2\nvolumes: ['data-volume-${NODE_RANK}:/data_volume']\ncommands: ['true']\n")
-    assert re.search(r"data-volume-\w+-1\b", installed.run("rankvol", "plan", str(job)))
+    for command in (["rankvol"], ["airflow", "rankvol"]):
+        assert re.search(r"data-volume-\w+-1\b", installed.run(*command, "plan", str(job)))
 
 
 def test_no_cloud_sdk_comes_with_the_bare_package(installed: Installation) -> None:

@@ -50,8 +50,16 @@ DAGS = {
                 rank_job(name, nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
                     commands=[command])
     """,
+    "reaper": """
+        with DAG("reaper", schedule=None) as dag:
+            ReapRankVolumes(task_id="reap", dag_filter="{{ dag_run.conf['of'] }}")
+    """,
 }
-HEAD = "from datetime import timedelta\nfrom airflow.sdk import DAG\nfrom airflow_rankvol import rank_job\n"
+HEAD = """\
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_rankvol import ReapRankVolumes, rank_job
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +85,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def leftovers(stack: Stack, *args: str) -> list[dict[str, Any]]:
     """Return what ``rankvol ls`` lists."""
     return list(json.loads(stack.command("rankvol", "ls", "--output", "json", *args).stdout))
+
+
+def reaped(stack: Stack, dag_id: str) -> dict[str, int]:
+    """Run the reaper for one DAG's leftovers; return what it counted, but for zeros."""
+    run_id = stack.trigger("reaper", {"of": dag_id})
+    assert stack.wait("reaper", run_id) == "success", stack.task_log("reaper", run_id, "reap")
+    return {key: number for key, number in stack.xcom("reaper", run_id, "reap").items() if number}
 
 
 def test_a_deferred_job_runs_to_its_end_and_leaves_nothing(stack: Stack) -> None:
@@ -127,6 +142,7 @@ def test_nothing_of_a_live_run_is_ever_removed(stack: Stack) -> None:
     while len(leftovers(stack, "--dag", "alive")) < 4:
         assert time.monotonic() < deadline, stack.states("alive", run_id)
     assert stack.command("rankvol", "reap", "--yes", "--dag", "alive").returncode == 0
+    assert reaped(stack, "alive") == {"live": 4}
     assert len(leftovers(stack, "--dag", "alive")) == 4
     (stack.home / "flag").touch()
     assert stack.wait("alive", run_id) == "success", stack.states("alive", run_id)
@@ -141,10 +157,13 @@ def test_after_a_dagrun_timeout_reap_leaves_only_what_a_rank_had_finished(stack:
     assert len(leftovers(stack, "--dag", "timed_out")) >= 4
 
     assert stack.command("rankvol", "reap", check=False).returncode == 3
-    assert stack.command("rankvol", "reap", "--yes").returncode == 0
+    removed = reaped(stack, "timed_out")
+    assert removed == {"removed": removed["removed"], "kept": 1}
     assert stack.command("rankvol", "reap", "--yes").returncode == 0
     (row,) = leftovers(stack, "--dag", "timed_out")
     assert (row["kind"], row["group"], row["rank"], row["action"]) == ("volume", "half", 0, "keep")
+    stack.delete("timed_out", run_id)
+    assert reaped(stack, "timed_out") == {"kept": 1}  # nobody knows that run any more, and it has not expired
 
     assert stack.command("rankvol", "reap", "--yes", "--name", row["name"]).returncode == 0
     assert stack.command("rankvol", "ls").stdout.strip() == "none"
