@@ -1,7 +1,8 @@
-"""``make demo-aws``: the flights on EBS volumes and EC2 instances of the double, which really run."""
+"""``make demo-aws`` and ``make demo-gcp``: the flights on disks and machines of doubles, which really run."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from tests.clouds.nodes.packages import why_no_aws_cli, why_no_flights
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_demo_gives_the_totals_of_one_process_and_leaves_nothing(tmp_path: Path) -> None:
-    """From the double's start over separate disks and S3 to a result, and nothing stays of it."""
-    if why := why_not() or why_no_aws_cli() or why_no_flights():
+@pytest.mark.parametrize("cloud", ["aws", pytest.param("gcp", marks=pytest.mark.slow)])
+def test_the_demo_gives_the_totals_of_one_process_and_leaves_nothing(cloud: str, tmp_path: Path) -> None:
+    """From the double's start over separate disks and a bucket to a result, and nothing stays of it."""
+    if why := why_not() or (why_no_aws_cli() if cloud == "aws" else "") or why_no_flights():
         pytest.skip(why)
     before = links()
     home, out = tmp_path / "home", tmp_path / "out"
-    command = [sys.executable, "-m", "demo.run_demo_aws", "--nodes=2", f"--home={home}", f"--out={out}"]
+    command = [sys.executable, "-m", f"demo.run_demo_{cloud}", "--nodes=2", f"--home={home}", f"--out={out}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     log = (home / "demo.log").read_text(encoding="utf-8")
@@ -40,13 +42,12 @@ def test_the_demo_gives_the_totals_of_one_process_and_leaves_nothing(tmp_path: P
     assert not (home / "double").exists()
 
 
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
 def test_without_root_it_says_why_it_cannot_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cloud: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And touches nothing."""
-    from demo import run_demo_aws
-
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(sys, "argv", ["demo-aws"])
-    assert run_demo_aws.main() == 2
+    monkeypatch.setattr(sys, "argv", [f"demo-{cloud}"])
+    assert importlib.import_module(f"demo.run_demo_{cloud}").main() == 2
     assert "need root" in capsys.readouterr().out
