@@ -61,9 +61,9 @@ class RunCommand:
 
     def _invocations(self, node_id: str, name: str) -> Iterator[Raw]:
         """Return what is known of each command that a node has sent to itself; a repeated call makes several."""
-        ssm = self.ec2.clients.get("ssm")
         try:
             with self.ec2.mapped("read_report", node_id):
+                ssm = self.ec2.clients.get("ssm")
                 listed = ssm.list_command_invocations(InstanceId=node_id, MaxResults=50)["CommandInvocations"]
         except BackendError as exc:
             if code(exc) == "InvalidInstanceId":  # it has ended, or its agent never registered
@@ -95,14 +95,14 @@ class RunCommand:
             self._check_bucket(template.report_output, where)
 
     def _try_rights(self, where: str) -> None:
-        ssm, nowhere = self.ec2.clients.get("ssm"), "i-00000000000000000"
-        for call, wanted in (
-            (ssm.list_command_invocations, {"InstanceId": nowhere}),
-            (ssm.get_command_invocation, {"InstanceId": nowhere, "CommandId": str(uuid.UUID(int=0))}),
+        nowhere = "i-00000000000000000"
+        for method, wanted in (
+            ("list_command_invocations", {"InstanceId": nowhere}),
+            ("get_command_invocation", {"InstanceId": nowhere, "CommandId": str(uuid.UUID(int=0))}),
         ):
             try:
                 with self.ec2.mapped("check", f"{where}.report"):
-                    call(**wanted)
+                    getattr(self.ec2.clients.get("ssm"), method)(**wanted)
             except BackendError as exc:
                 if code(exc) not in ("InvocationDoesNotExist", "InvalidInstanceId", "InvalidCommandId"):
                     raise

@@ -48,10 +48,12 @@ class S3Staging:
             if code(exc) not in ("404", "NoSuchBucket"):
                 raise
             raise ConfigError(f"staging: {place!r}: there is no bucket {bucket!r}. Create it, or correct it") from exc
-        region = answer.get("BucketRegion") or self._ec2.clients.region
-        if region != self._ec2.clients.region:
+        with self._ec2.mapped("check", place):
+            ours = self._ec2.clients.region
+        region = answer.get("BucketRegion") or ours
+        if region != ours:
             raise ConfigError(
-                f"staging: {place!r}: the bucket lies in {region}, the connection works in {self._ec2.clients.region}. "
+                f"staging: {place!r}: the bucket lies in {region}, the connection works in {ours}. "
                 "Name a bucket of that region"
             )
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 
-from airflow_rankvol.errors import AuthDenied, ConfigError, NotReady
+from airflow_rankvol.backends._aws_run_command import RunCommand
+from airflow_rankvol.backends._aws_staging import S3Staging
+from airflow_rankvol.errors import AuthDenied, ConfigError, NotReady, RetryableError
 from airflow_rankvol.records import Node
-from tests.clouds.aws.backend.kit import Lab, console_of, report
+from airflow_rankvol.spec.templates import NodeTemplate
+from tests.clouds.aws.backend.kit import Lab, console_of, lab_on, report
 from tests.clouds.aws.backend.test_check import plan
 from tests.clouds.aws.client import Double
 
@@ -182,6 +186,32 @@ def test_a_missing_right_is_told_before_anything_is_created(lab: Lab, action: st
     lab.double("deny", actions=[f"ssm:{action}"])
     with pytest.raises(AuthDenied, match=f"ssm:{action}"):
         lab.backend.check(plan(node=BY_SSM))
+
+
+SIGNING_IN = [
+    ({"profile_name": "no-such-profile"}, ConfigError, "no-such-profile"),
+    ({"role_arn": "arn:aws:iam::123456789012:role/x"}, RetryableError, "Could not connect.*127.0.0.1:9"),
+]
+
+
+@pytest.mark.parametrize(("extra", "kind", "message"), SIGNING_IN, ids=["profile", "sts"])
+def test_a_client_that_cannot_be_made_is_an_error_of_ours(
+    double: Double, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    """Signing in may fail with each service's first call: a wrong profile, an STS that cannot be reached."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
+    ec2 = lab_on(double, **extra).backend.ec2
+    template = NodeTemplate.model_validate({**BY_SSM, "report_output": "s3://bucket"})
+    place, node = "s3://bucket/x", "i-00000000000000000"
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: RunCommand(ec2).check(template, "node"),
+        lambda: RunCommand(ec2).report(node, "name"),
+        lambda: S3Staging(ec2).check_place(place),
+        lambda: S3Staging(ec2).stage(place, "key", b"", 60.0),
+    )
+    for use in uses:
+        with pytest.raises(kind, match=message):
+            use()
 
 
 def test_a_bucket_that_only_the_nodes_may_see_is_fine(lab: Lab) -> None:
