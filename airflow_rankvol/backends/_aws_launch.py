@@ -54,7 +54,7 @@ def shape(template: NodeTemplate, machine: Machine) -> dict[str, Any]:
         "InstanceInitiatedShutdownBehavior": "terminate",
         # The node reads its address and, in a rendezvous, its tags there.
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "InstanceMetadataTags": "enabled"},
-        "BlockDeviceMappings": [{"DeviceName": machine.image.root_device, "Ebs": _root(template, machine.image)}],
+        "BlockDeviceMappings": _disks(template, machine.image),
     }
     subnet = template.subnet_of(machine.zone)
     if subnet:
@@ -94,6 +94,16 @@ def root_tags(request: NodeRequest) -> Mapping[str, str]:
 def tag_count(template_tags: Mapping[str, str], tags: Tags) -> int:
     """Return how many tags an instance of a template has, before it is told of its peers."""
     return len({*template_tags, "Name", VOLUMES_TAG, *tags.to_dict()})
+
+
+def _disks(template: NodeTemplate, image: Image) -> list[dict[str, Any]]:
+    """Return the boot disk, and that no further disk of the image stays when its node ends.
+
+    "To change the value at launch", RunInstances takes a mapping with nothing but DeleteOnTermination (EC2 User Guide,
+    "Preserve data when an instance is terminated"); size, type and snapshot remain the image's.
+    """
+    data = [{"DeviceName": device, "Ebs": {"DeleteOnTermination": True}} for device in image.data_devices]
+    return [{"DeviceName": image.root_device, "Ebs": _root(template, image)}, *data]
 
 
 def _root(template: NodeTemplate, image: Image) -> dict[str, Any]:

@@ -39,11 +39,16 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What matters of an AMI."""
+    """What matters of an AMI.
+
+    Args:
+        data_devices: the names of the further EBS volumes that a launch makes of it.
+    """
 
     id: str
     root_device: str
     root_size_gib: int
+    data_devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +211,10 @@ class Places:
             if raw is None:
                 raise ConfigError(f"node.image: there is no image {image_id} in region {self._ec2.clients.region}")
             device = raw.get("RootDeviceName") or "/dev/xvda"
-            sizes = {item.get("DeviceName"): item.get("Ebs", {}) for item in raw.get("BlockDeviceMappings") or ()}
-            return Image(image_id, device, int(sizes.get(device, {}).get("VolumeSize") or 1))
+            # A mapping without Ebs is of the machine's own disks, which end with it.
+            disks = {item["DeviceName"]: item["Ebs"] for item in raw.get("BlockDeviceMappings") or () if "Ebs" in item}
+            size_gib = int(disks.pop(device, {}).get("VolumeSize") or 1)
+            return Image(image_id, device, size_gib, tuple(disks))
 
         return self._once(f"image {image_id}", ask)
 

@@ -135,8 +135,10 @@ class App:
         if self.ec2.is_motos(call.action):
             self.ec2.check_moto(call.action, call.params)
             with self.ec2.catalog.moto_lock:
-                status, headers, body = self._from_moto(environ, call)
-            return status, headers, self.ec2.correct(call.action, body)
+                answer = self._from_moto(environ, call)
+                if answer[0] < 400:
+                    self.ec2.after_moto(call.action, call.params)
+            return answer
         result = self.ec2.answer(call.action, call.params)
         call.made = _made(call.action, result)
         return 200, [("Content-Type", "text/xml;charset=UTF-8")], self._wire.render(call.action, result, request_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moto.backends import get_backend
+from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.moto_api._internal.models import moto_api_backend
 
@@ -17,15 +18,17 @@ from tests.clouds.aws.world import ACCOUNT, REGION
 DEFAULT_KMS_KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/00000000-0000-4000-8000-000000000000"
 # CLOUD_FACTS: what to fall back to where the type does not say; moto's data comes from DescribeInstanceTypes itself.
 DEFAULT_ATTACHMENTS = 27
+ROOT_GIB = 8  # the size of Amazon Linux 2023's snapshot
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a launch needs of an image."""
+    """What a launch needs of an image: ``disks`` are its mappings of EBS volumes, the root's first."""
 
     id: str
     architecture: str
     root_device: str
+    disks: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,25 @@ class Catalog:
         """Return an image by id."""
         if not self._images:
             with self.moto_lock:
-                self._images = {
-                    ami.id: Image(ami.id, ami.architecture or "x86_64", ami.root_device_name)
-                    for ami in self._backend("ec2").amis.values()
-                }
+                self._images = {ami.id: _image(ami) for ami in self._backend("ec2").amis.values()}
         if image_id not in self._images:
             self._images.pop(image_id, None)
             with self.moto_lock:
                 ami = self._backend("ec2").amis.get(image_id)
             if ami is None:
                 raise _unknown_image(image_id)
-            return Image(ami.id, ami.architecture or "x86_64", ami.root_device_name)
+            return _image(ami)
         return self._images[image_id]
+
+    def registered(self, name: str, params: dict[str, Any]) -> None:
+        """Note what moto forgets of an image that was just registered: its architecture and its disks."""
+        with self.moto_lock:
+            ami = next(ami for ami in self._backend("ec2").amis.values() if ami.name == name)
+        ami.architecture = params.get("Architecture", ami.architecture)
+        ami.root_device_name = params.get("RootDeviceName", ami.root_device_name)
+        ami.registered_disks = [
+            disk for disk in params.get("BlockDeviceMappings") or () if disk["DeviceName"] != ami.root_device_name
+        ]
 
     def check_key_pair(self, name: str) -> None:
         """Refuse a key pair that does not exist."""
@@ -185,6 +195,21 @@ class Catalog:
         """
         found = INSTANCE_TYPES[type_name].get("EbsInfo", {}).get("MaximumEbsAttachments", DEFAULT_ATTACHMENTS)
         return int(found)
+
+
+def _disks(ami: Any) -> list[dict[str, Any]]:
+    """Return the disks that an image really has: moto gives all of them one disk, of 15 GiB and of an old type."""
+    root = {"VolumeSize": ROOT_GIB, "VolumeType": "gp3", "DeleteOnTermination": True}
+    return [{"DeviceName": ami.root_device_name, "Ebs": root}, *getattr(ami, "registered_disks", ())]
+
+
+# What DescribeImages answers.
+Ami.block_device_mappings = property(_disks)  # type: ignore[method-assign,assignment]
+
+
+def _image(ami: Any) -> Image:
+    disks = tuple(disk for disk in _disks(ami) if "Ebs" in disk)
+    return Image(ami.id, ami.architecture or "x86_64", ami.root_device_name, disks)
 
 
 def _unknown_image(image_id: str) -> Ec2Error:

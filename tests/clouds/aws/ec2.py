@@ -11,7 +11,7 @@ from tests.clouds.aws.catalog import Catalog
 from tests.clouds.aws.describe import check_filters
 from tests.clouds.aws.errors import Ec2Error, invalid, not_modelled
 from tests.clouds.aws.instances import Instances
-from tests.clouds.aws.launch import ROOT_GIB, Launcher
+from tests.clouds.aws.launch import Launcher
 from tests.clouds.aws.lifecycle import Lifecycle
 from tests.clouds.aws.nodes import Nodes
 from tests.clouds.aws.run_command import RunCommand
@@ -145,18 +145,10 @@ class Ec2:
             if zone not in self.catalog.zones():
                 raise invalid(f"Invalid availability zone: [{zone}]")
 
-    @staticmethod
-    def correct(action: str, body: bytes) -> bytes:
-        """Return moto's answer with the disks that images really have: it has 15 GiB of an old type in all of them."""
-        if action != "DescribeImages":
-            return body
-        for wrong, right in (
-            (b"<volumeSize>15</volumeSize>", f"<volumeSize>{ROOT_GIB}</volumeSize>".encode()),
-            (b"<volumeType>standard</volumeType>", b"<volumeType>gp3</volumeType>"),
-            (b"<deleteOnTermination>false</deleteOnTermination>", b"<deleteOnTermination>true</deleteOnTermination>"),
-        ):
-            body = body.replace(wrong, right)
-        return body
+    def after_moto(self, action: str, params: dict[str, Any]) -> None:
+        """Note what moto has forgotten of a call that it answered."""
+        if action == "RegisterImage":
+            self.catalog.registered(params["Name"], params)
 
     def answer(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
         """Do what a call asks for, and return the result.

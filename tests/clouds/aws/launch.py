@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.clouds.aws.attachments import check_device
 from tests.clouds.aws.capacity import Capacity
-from tests.clouds.aws.catalog import Catalog, Image, Subnet
+from tests.clouds.aws.catalog import ROOT_GIB, Catalog, Image, Subnet
 from tests.clouds.aws.errors import Ec2Error, combination, invalid, missing, not_modelled
 from tests.clouds.aws.model import Instance, Volume
 from tests.clouds.aws.tagging import check_metadata_keys, from_specifications
@@ -17,7 +17,6 @@ from tests.clouds.aws.volumes import new_volume
 from tests.clouds.aws.world import World
 
 USER_DATA_LIMIT = 16 * 1024  # ec2ug/instancedata-add-user-data: 16 KB "in raw form, before it is base64-encoded"
-ROOT_GIB = 8  # the size of Amazon Linux 2023's snapshot
 _TAGGABLE = ("instance", "volume", "network-interface", "spot-instances-request")
 _UNKNOWN_HERE = (
     "LaunchTemplate",
@@ -160,13 +159,14 @@ class Launcher:
         self, params: dict[str, Any], image: Image, instances: tuple[Instance, ...], tags: dict[str, str]
     ) -> Any:
         """Yield the volumes that the launch creates: the root's, and what else is mapped."""
-        mappings: dict[str, dict[str, Any]] = {image.root_device: {"VolumeSize": ROOT_GIB, "VolumeType": "gp3"}}
+        mappings: dict[str, dict[str, Any]] = {disk["DeviceName"]: disk["Ebs"] for disk in image.disks}
         for one in params.get("BlockDeviceMappings") or []:
             device = one.get("DeviceName") or _required("BlockDeviceMapping.DeviceName")
             if device != image.root_device:  # names of roots are reserved, such as /dev/sda1 (ec2ug/device_naming)
                 check_device(device)
             if "Ebs" not in one:
                 raise not_modelled("a block device mapping without Ebs")
+            # ec2ug/preserving-volumes-on-termination: what a launch does not name of an image's disk stays the image's.
             mappings[device] = {**mappings.get(device, {}), **one["Ebs"]}
         if mappings[image.root_device]["VolumeSize"] < ROOT_GIB:
             raise Ec2Error(

@@ -176,3 +176,20 @@ def test_force_frees_a_volume_that_hangs(ec2: Any, double: Any, make_volume: Mak
     ec2.detach_volume(VolumeId=volume_id, Force=True)
     double.advance(SETTLED_S)
     assert volume(ec2, volume_id)["State"] == "available"
+
+
+def test_a_disk_of_the_image_stays_unless_the_launch_says_otherwise(
+    ec2: Any, double: Any, make_instance: Make
+) -> None:
+    disk = {"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 5, "VolumeType": "gp2", "DeleteOnTermination": False}}
+    root = {"Architecture": "x86_64", "RootDeviceName": "/dev/xvda"}
+    image = ec2.register_image(Name="with-a-disk", BlockDeviceMappings=[disk], **root)["ImageId"]
+    [described] = ec2.describe_images(ImageIds=[image])["Images"]
+    assert (described["RootDeviceName"], described["BlockDeviceMappings"][1]) == ("/dev/xvda", disk)
+    other = {"DeviceName": "/dev/sdb", "Ebs": {"DeleteOnTermination": True}}
+    made = [make_instance(ImageId=image, BlockDeviceMappings=mappings) for mappings in ([], [other])]
+    assert sorted(v["Size"] for v in ec2.describe_volumes()["Volumes"]) == [5, 5, 8, 8]
+    ec2.terminate_instances(InstanceIds=made)
+    double.advance(SETTLED_S)
+    [kept] = ec2.describe_volumes()["Volumes"]
+    assert (kept["Size"], kept["VolumeType"], kept["State"]) == (5, "gp2", "available")

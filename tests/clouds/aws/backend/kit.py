@@ -150,6 +150,19 @@ class Lab:
         self.settle()
         return str(made["VolumeId"])
 
+    def image_with_disk(self, **ebs: Any) -> str:
+        """Register an image with a data disk, which stays when its machine ends unless it says otherwise."""
+        made = self.double.boto3("ec2").register_image(
+            Name="with-a-disk",
+            Architecture="x86_64",
+            RootDeviceName="/dev/xvda",
+            BlockDeviceMappings=[
+                {"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 5, "DeleteOnTermination": False, **ebs}},
+                {"DeviceName": "/dev/sdc", "VirtualName": "ephemeral0"},
+            ],
+        )
+        return str(made["ImageId"])
+
     def rig(self, nodes: int = 3, **job: Any) -> Rig:
         """Return a run of a job on this backend, whose stages the test calls."""
         fields = {"node": NodeTemplate(machine_type="m7i.large", zones=(ZONE,)), "gather": [], **job}

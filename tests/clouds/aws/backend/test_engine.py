@@ -7,7 +7,8 @@ from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.errors import RankFailed
 from airflow_rankvol.records import NodeState, Observation
-from tests.clouds.aws.backend.kit import Lab, console_of, report
+from airflow_rankvol.spec.templates import NodeTemplate
+from tests.clouds.aws.backend.kit import ZONE, Lab, console_of, report
 from tests.unit.engine.engine_kit import Rig
 
 SUCCEED = "tests.clouds.aws.backend.kit:succeed"
@@ -38,6 +39,19 @@ def test_a_job_runs_and_leaves_nothing(lab: Lab) -> None:
     once = ("CreateVolume", "RunInstances", "AttachVolume", "GetConsoleOutput", "DeleteVolume")
     assert {name: counts[f"ec2:{name}"] for name in once} == dict.fromkeys(once, 3)
     assert "ec2:TerminateInstances" not in counts
+    assert lab.double.state()["volumes"] == {}
+
+
+def test_a_job_on_an_image_with_a_data_disk_leaves_nothing(lab: Lab) -> None:
+    """No tag would lead to that disk once its node has ended."""
+    lab.double("end_nodes", script=SUCCEED, after_s=30.0)
+    node = NodeTemplate(machine_type="m7i.large", zones=(ZONE,), image=lab.image_with_disk())
+    rig = lab.rig(2, node=node)
+    rig.create()
+    assert [rig.run_rank(rank).error for rank in range(2)] == [None, None]
+    collect(rig)
+    rig.teardown()
+    assert left(lab) == Observation()
     assert lab.double.state()["volumes"] == {}
 
 

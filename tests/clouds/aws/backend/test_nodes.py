@@ -36,6 +36,21 @@ def test_the_boot_disk_is_ours_but_no_volume_of_the_group(lab: Lab) -> None:
         assert [volume.name for volume in observation.volumes] == [f"data-{lab.key}-0"]
 
 
+def test_a_data_disk_of_the_image_goes_with_the_node_and_is_otherwise_the_images(lab: Lab) -> None:
+    node = lab.node(lab.volume(), image=lab.image_with_disk(VolumeType="gp3", Iops=3500, VolumeSize=7))
+    (view,) = lab.double.state()["instances"].values()
+    disks = {item["DeviceName"]: item["Ebs"] for item in view["BlockDeviceMappings"]}
+    assert {device: disk["DeleteOnTermination"] for device, disk in disks.items()} == {
+        "/dev/xvda": True,
+        "/dev/sdb": True,
+    }
+    disk = lab.double.state()["volumes"][disks["/dev/sdb"]["VolumeId"]]
+    assert (disk["Size"], disk["VolumeType"], disk["Iops"]) == (7, "gp3", 3500)
+    lab.backend.delete_node(node.id, lab.guard)
+    lab.settle()
+    assert [volume["Tags"]["Name"] for volume in lab.double.state()["volumes"].values()] == [f"data-{lab.key}-0"]
+
+
 def test_launching_twice_gives_the_same_node(lab: Lab) -> None:
     request = lab.node_request(lab.volume())
     assert lab.backend.create_node(request).id == lab.backend.create_node(request).id
