@@ -33,6 +33,8 @@ def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str]) -> list[tu
         raise ConfigError(f"rendezvous: {job.nodes} nodes; on AWS at most {MAX_GO_NODES} start together")
     machines = [(job.node, _check_node(places, job.node, "node", used, together=together))]
     if job.gathers_on_node and job.gather_node is not None:
+        # Where a zone has no room, its ranks' volumes go to the next one named.
+        _check_subnet_zones(job.gather_node, "gather_node", sorted({*used, *job.node.effective_zones}))
         machines.append((job.gather_node, _check_node(places, job.gather_node, "gather_node", used, together=False)))
     for (template, _), where in zip(machines, ("node", "gather_node"), strict=False):
         # gather splits into parts where a node cannot hold all volumes, but one rank's have to be on one node.
@@ -53,6 +55,7 @@ def _check_zones(places: Places, used: Sequence[str]) -> None:
 def _check_node(places: Places, template: NodeTemplate, where: str, zones: Sequence[str], *, together: bool) -> Machine:
     """Check one template in every zone that it is used in; return it in the first."""
     _check_fields(template, where, together=together)
+    _check_subnet_zones(template, where, zones)
     _check_network(places, template, where, zones)
     first = {zone: _first_offered(places, template, where, zone) for zone in zones}
     machine_type = first[zones[0]]
@@ -81,6 +84,17 @@ def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None
     count += len(report_tags(template)) + (MAX_PARTS + 1 if together else 0)
     if count > MAX_TAGS:
         raise ConfigError(f"{where}.tags: {count} tags, ours included; EC2 takes {MAX_TAGS}. Leave some out")
+
+
+def _check_subnet_zones(template: NodeTemplate, where: str, zones: Sequence[str]) -> None:
+    """Refuse subnets that leave out a zone: a node there would lie in the default VPC."""
+    without = [zone for zone in zones if zone not in template.subnets] if isinstance(template.subnets, dict) else []
+    if without:
+        raise ConfigError(
+            f"{where}.subnets has none for zone {', '.join(without)}, where volumes lie or may go; found some for "
+            f"{', '.join(template.subnets or ())}; expected one for each of {', '.join(zones)}. Add it, or set "
+            "node.zones to zones that have one"
+        )
 
 
 def _check_network(places: Places, template: NodeTemplate, where: str, zones: Sequence[str]) -> None:

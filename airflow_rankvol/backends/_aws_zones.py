@@ -23,6 +23,7 @@ def choose_zone(plan: Plan, places: Places) -> str:
     subnets = [template.subnets for template in templates if isinstance(template.subnets, str)]
     offers = [[*places.offers(template.machine_types or DEFAULT_TYPES).values()] for template in templates]
     zones = _with_network(places, subnets)
+    zones = _best(zones, lambda zone: all(zone in t.subnets for t in templates if isinstance(t.subnets, dict)))
     # A zone that has nothing for one of the nodes is worse than one that lacks some of another's list.
     zones = _best(zones, lambda zone: all(any(zone in offered for offered in types) for types in offers))
     zones = _best(zones, lambda zone: sum(zone in offered for types in offers for offered in types))

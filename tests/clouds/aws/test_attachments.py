@@ -178,9 +178,7 @@ def test_force_frees_a_volume_that_hangs(ec2: Any, double: Any, make_volume: Mak
     assert volume(ec2, volume_id)["State"] == "available"
 
 
-def test_a_disk_of_the_image_stays_unless_the_launch_says_otherwise(
-    ec2: Any, double: Any, make_instance: Make
-) -> None:
+def test_a_disk_of_the_image_stays_unless_the_launch_says_otherwise(ec2: Any, double: Any, make_instance: Make) -> None:
     disk = {"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 5, "VolumeType": "gp2", "DeleteOnTermination": False}}
     root = {"Architecture": "x86_64", "RootDeviceName": "/dev/xvda"}
     image = ec2.register_image(Name="with-a-disk", BlockDeviceMappings=[disk], **root)["ImageId"]

@@ -96,6 +96,29 @@ def test_a_subnet_of_another_zone_is_refused_with_the_right_one(lab: Lab) -> Non
         lab.backend.check(plan(node={"subnets": zones["us-east-1b"], "zones": "us-east-1a"}))
 
 
+@pytest.mark.parametrize("zones", ["us-east-1a", "us-east-1b, us-east-1a"])
+def test_subnets_of_gather_that_leave_out_a_zone_of_the_volumes_are_refused(lab: Lab, zones: str) -> None:
+    """Gather would be launched in the default VPC there; a zone that ranks may move to counts, too."""
+    subnets = lab.double.boto3("ec2").describe_subnets()["Subnets"]
+    ids = {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in subnets}
+    fields = {"nodes": 1, "gather": ["true"], "node": {"zones": zones}}
+    found = {"us-east-1b": ids["us-east-1b"]}
+    message = (
+        r"gather_node\.subnets has none for zone us-east-1a.*found some for us-east-1b; expected one for each of us"
+    )
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(plan(**fields, gather_node={"subnets": found}))
+    lab.backend.check(plan(**fields, gather_node={"subnets": {**found, "us-east-1a": ids["us-east-1a"]}}))
+
+
+def test_a_job_without_zones_gets_one_for_which_gather_has_a_subnet(lab: Lab) -> None:
+    subnets = lab.double.boto3("ec2").describe_subnets()["Subnets"]
+    for subnet in subnets[:3]:
+        lab.backend.check(
+            plan(gather=["true"], gather_node={"subnets": {subnet["AvailabilityZone"]: subnet["SubnetId"]}})
+        )
+
+
 def test_a_snapshot_that_is_larger_is_refused(lab: Lab) -> None:
     snapshot = lab.double.boto3("ec2").create_snapshot(VolumeId=lab.volume(size="20GB").id)["SnapshotId"]
     lab.settle()
