@@ -101,7 +101,9 @@ def _data(item: Attachment, places: Places) -> dict[str, Any]:
     return {
         "source": places.gce.link(f"zones/{zone}/disks/{name}"),
         "deviceName": name,
-        "mode": "READ_ONLY" if item.read_only else "READ_WRITE",
+        # Gather's, too, which are mounted read-only: the journal of a disk whose node was cut off cannot be applied on a
+        # device that refuses every write, and its rank's record would count as missing.
+        "mode": "READ_WRITE",
         "autoDelete": False,
     }
 
