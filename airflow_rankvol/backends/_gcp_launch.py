@@ -101,8 +101,8 @@ def _data(item: Attachment, places: Places) -> dict[str, Any]:
     return {
         "source": places.gce.link(f"zones/{zone}/disks/{name}"),
         "deviceName": name,
-        # Gather's, too, which are mounted read-only: the journal of a disk whose node was cut off cannot be applied on a
-        # device that refuses every write, and its rank's record would count as missing.
+        # Gather's, too, which are mounted read-only: the journal of a disk whose node was cut off cannot be applied on
+        # a device that refuses every write, and its rank's record would count as missing.
         "mode": "READ_WRITE",
         "autoDelete": False,
     }
