@@ -19,6 +19,7 @@ _HERE = Path(__file__).parent
 # What a normal run does on EC2 as well: one body for each shape of a failure, and a small gang.
 _QUICK_ON_AWS = ("test_failure_shapes.py", "test_cut_off.py", "test_on_ec2.py")
 _SLOW_ON_AWS = {
+    "test_a_run_that_timed_out_leaves_nothing_after_reap",
     "test_a_failed_rank_logs_its_exit_code_and_the_tail_of_its_log",
     "test_a_rank_cleared_after_its_siblings_volumes_had_gone_says_to_clear_the_group",
     "test_a_failed_plan_creates_nothing_and_names_the_field",

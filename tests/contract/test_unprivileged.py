@@ -24,7 +24,7 @@ def test_the_contract_holds_for_an_ordinary_user() -> None:
         *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
         *("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"),
         *("--bounding-set=-all,+dac_read_search", "--no-new-privs"),
-        *(sys.executable, "-m", "pytest", str(Path(__file__).parent), "-q", "-k", "local-directory"),
+        *(sys.executable, "-m", "pytest", str(Path(__file__).parent), "-q", "-k", "local-directory", "-m", "not slow"),
         *("-o", f"cache_dir={folder}/cache", "--basetemp", f"{folder}/tests", "--deselect", "test_unprivileged"),
     ]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}

@@ -88,6 +88,7 @@ def test_a_large_file_reaches_every_rank_through_s3_and_is_stored_once(backend: 
     job.end()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_meanwhile_fails_the_rank_by_its_name(backend: AwsBackend, double: Double) -> None:
     """The URL that the process remembers leads nowhere; what the node says has no signature in it."""
     job = Job(backend, 1, files=FILES, commands=["true"], staging="s3://bucket/staged")
@@ -136,6 +137,7 @@ def test_the_ranks_files_reach_a_bucket_by_the_gather_nodes_profile(backend: Aws
     assert double.state()["volumes"] == {}
 
 
+@pytest.mark.slow
 def test_a_profile_that_may_not_write_fails_gather_and_keeps_the_volumes(backend: AwsBackend, double: Double) -> None:
     job = Job(backend, 1, commands=WRITES, node={"instance_profile": PROFILE}, destination="s3://bucket/results")
     job.create()

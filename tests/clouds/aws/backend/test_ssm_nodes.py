@@ -111,6 +111,7 @@ def test_a_command_whose_answer_is_lost_is_sent_again_and_the_job_runs_once(
     made.end()
 
 
+@pytest.mark.slow
 def test_a_rank_whose_report_is_lost_everywhere_is_judged_by_its_volume(backend: AwsBackend, double: Double) -> None:
     double.settings(node_environment={**QUICK, "RV_SSM_UPLOAD": "1"})
     double.fault("error", "GetConsoleOutput", code="InvalidInstanceID.NotFound", status=400, times=-1)
@@ -126,6 +127,7 @@ def test_a_rank_whose_report_is_lost_everywhere_is_judged_by_its_volume(backend:
     made.end()
 
 
+@pytest.mark.slow
 def test_a_node_whose_agent_never_registers_says_so_and_ends(backend: AwsBackend, double: Double) -> None:
     double.settings(ssm_agents=False, node_environment={**QUICK, "RV_SSM_WAIT": "1"})
     made = job(backend, "true")
