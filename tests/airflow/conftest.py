@@ -16,16 +16,15 @@ from tests.clouds.gcp import client as gce
 from tests.clouds.nodes.host import why_not
 
 _HERE = Path(__file__).parent
-# What a normal run does on EC2 as well: one body for each shape of a failure, and a small gang.
-_QUICK_ON_AWS = ("test_failure_shapes.py", "test_cut_off.py", "test_on_ec2.py")
-_SLOW_ON_AWS = {
-    "test_a_run_that_timed_out_leaves_nothing_after_reap",
-    "test_a_failed_rank_logs_its_exit_code_and_the_tail_of_its_log",
-    "test_a_rank_cleared_after_its_siblings_volumes_had_gone_says_to_clear_the_group",
-    "test_a_failed_plan_creates_nothing_and_names_the_field",
-    "test_overlapping_runs_have_volumes_of_their_own",
-    "test_a_retry_finds_the_files_of_the_attempt_before[aws-False]",
-    "test_all_or_nothing_when_a_volume_cannot_be_created[aws-0]",
+# A normal run sees on EC2 the ways in which runs are mended, cut off and kept apart, and a small gang.
+_QUICK_ON_AWS = {
+    "test_a_failed_rank_fails_alone_and_is_mended_by_clearing_only_it",
+    "test_a_node_that_never_boots_fails_its_rank",
+    "test_a_rank_whose_console_is_lost_goes_on_from_its_record",
+    "test_a_rank_whose_report_is_lost_goes_on_from_its_record",
+    "test_a_teardown_that_cannot_delete_fails_the_run_and_names_what_stays",
+    "test_leftovers_past_their_expiry_go_with_the_next_run",
+    "test_what_a_killed_create_had_made_is_deleted",
 }
 # A normal run sees on Compute Engine that a run comes to its end, that a failed rank is mended, and a node's loss.
 _QUICK_ON_GCP = {
@@ -41,8 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent != _HERE or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
         params = item.callspec.params
-        shape = item.path.name in _QUICK_ON_AWS and not {item.name, item.originalname} & _SLOW_ON_AWS
-        if params.get("ground") == "aws" and not shape and params.get("nodes") != 4:
+        if params.get("ground") == "aws" and item.originalname not in _QUICK_ON_AWS and params.get("nodes") != 4:
             item.add_marker(pytest.mark.slow)
         if params.get("ground") == "gcp" and item.originalname not in _QUICK_ON_GCP:
             item.add_marker(pytest.mark.slow)

@@ -27,9 +27,9 @@ LOCAL: dict[str, tuple[Mode, Isolation]] = {
 CLOUDS = ("aws", "gcp")
 
 
-# The bash that these run is the same on both clouds; a normal run sees one of each kind on the second one.
-_SLOW_ON_GCP = ("test_collect.py", "test_gather.py", "test_run.py")
-_QUICK_ON_GCP = {
+# The bash that these run is the same on all backends; a normal run sees one of each kind on the clouds.
+_SLOW_ON_CLOUDS = ("test_collect.py", "test_gather.py", "test_run.py")
+_QUICK_ON_CLOUDS = {
     "test_everything_of_every_rank_is_copied_whatever_it_is_called",
     "test_gather_reads_every_rank",
     "test_a_command_writes_to_its_volume_and_its_result_comes_back",
@@ -39,11 +39,11 @@ _QUICK_ON_GCP = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out of a normal run what is known from the other cloud."""
+    """Leave out of a normal run what is known from the local backend."""
     for item in items:
-        if isinstance(item, pytest.Function) and item.path.name in _SLOW_ON_GCP and hasattr(item, "callspec"):
-            on_gcp = "gcp" in (item.callspec.params.get("real"), item.callspec.params.get("lab"))
-            if on_gcp and item.originalname not in _QUICK_ON_GCP:
+        if isinstance(item, pytest.Function) and item.path.name in _SLOW_ON_CLOUDS and hasattr(item, "callspec"):
+            on_cloud = {item.callspec.params.get("real"), item.callspec.params.get("lab")} & {*CLOUDS}
+            if on_cloud and item.originalname not in _QUICK_ON_CLOUDS:
                 item.add_marker(pytest.mark.slow)
 
 

@@ -46,7 +46,9 @@ def backend(double: Double) -> AwsBackend:
         settings(double, config_kwargs={"retries": {"total_max_attempts": 1}, "max_pool_connections": 64, **patient}),
         Limiter(now=clock.seconds, sleep=clock.sleep),
     )
-    memory = Memory(clock.seconds)
+    # By real time: forty threads that sleep at once move EC2's clock by forty poll intervals, and a process would have
+    # forgotten what it has just launched.
+    memory = Memory()
     return AwsBackend(clients, poll_interval_s=DEFAULT_POLL_INTERVAL_S, clock=clock, memory=memory)
 
 
