@@ -197,13 +197,6 @@ def test_a_volume_in_use_keeps_a_node_from_its_launch(lab: Lab) -> None:
         lab.node(volume, attempt=2)
 
 
-def test_several_gather_nodes_may_read_a_volume(lab: Lab) -> None:
-    volume = lab.volume()
-    for rank in range(2):
-        lab.node(volume, rank=rank, read_only=True)
-    assert len(lab.see().nodes) == 2
-
-
 def test_volumes_of_two_zones_are_refused(lab: Lab) -> None:
     with pytest.raises(FinalError, match="a disk attaches only within its zone"):
         lab.node(lab.volume(0), lab.volume(1, OTHER_ZONE))
