@@ -7,16 +7,14 @@ config_kwargs, a session factory of their own. The hook never looks the connecti
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
-import json
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from airflow_rankvol.backends._per_process import PerProcess
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
 
@@ -54,9 +52,7 @@ _CONFIG: dict[str, Any] = {
 # A presigned URL is otherwise one of signature version 2 and of the global endpoint, which new regions do not know.
 _S3_CONFIG: dict[str, Any] = {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}}
 
-_lock = threading.Lock()
-_backends: dict[str, AwsBackend] = {}
-_limiters: dict[str, Limiter] = {}
+_SHARED: PerProcess[AwsBackend, Limiter] = PerProcess()
 
 
 def aws_backend(settings: Settings) -> AwsBackend:
@@ -73,14 +69,8 @@ def aws_backend(settings: Settings) -> AwsBackend:
         )
     from airflow_rankvol.backends.aws import AwsBackend
 
-    # Hashed, so that no password stays here.
-    text = json.dumps([settings.conn_id, settings.login, settings.password, dict(settings.extra)], default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    with _lock:
-        if key not in _backends:
-            poll_interval_s = settings.seconds("poll_interval", DEFAULT_POLL_INTERVAL_S)
-            _backends[key] = AwsBackend(Clients(settings), poll_interval_s=poll_interval_s)
-        return _backends[key]
+    poll_interval_s = settings.seconds("poll_interval", DEFAULT_POLL_INTERVAL_S)
+    return _SHARED.backend(settings, lambda: AwsBackend(Clients(settings), poll_interval_s=poll_interval_s))
 
 
 def installed() -> bool:
@@ -160,8 +150,7 @@ class Clients:
         from airflow_rankvol.backends._aws_rate import Limiter
 
         if self._limiter is None:
-            with _lock:
-                self._limiter = _limiters.setdefault(f"{self.get('ec2').meta.endpoint_url}", Limiter())
+            self._limiter = _SHARED.limiter(str(self.get("ec2").meta.endpoint_url), Limiter)
         return self._limiter
 
 
@@ -193,15 +182,3 @@ def _readable(conn_id: str) -> Iterator[None]:
         raise
     except Exception as exc:
         raise ConfigError(f"connection {conn_id!r} of type aws cannot be used: {type(exc).__name__}: {exc}") from exc
-
-
-def _forget() -> None:
-    """Start anew in a forked child: locks, sockets and what the parent saw are the parent's."""
-    global _lock  # noqa: PLW0603 - the parent may have held it when it forked
-    _lock = threading.Lock()
-    _backends.clear()
-    _limiters.clear()
-
-
-_after_fork: Callable[[], None] = _forget
-os.register_at_fork(after_in_child=_after_fork)

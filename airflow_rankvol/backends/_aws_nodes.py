@@ -12,7 +12,6 @@ from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
 from airflow_rankvol.backends._aws_launch import Machine, launching
 from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_places import Places
-from airflow_rankvol.backends._aws_report import log_of, report_of
 from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_view import (
     GOING,
@@ -26,6 +25,7 @@ from airflow_rankvol.backends._aws_view import (
     tags_dict,
 )
 from airflow_rankvol.backends._aws_wire import go_tags
+from airflow_rankvol.backends._console import log_of, report_of
 from airflow_rankvol.backends.base import Guard, NodeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, RetryableError
 from airflow_rankvol.records import Node, NodeState, Volume, VolumeState

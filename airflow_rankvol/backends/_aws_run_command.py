@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_rankvol.backends._aws_calls import Ec2, code
-from airflow_rankvol.backends._aws_report import report_of
+from airflow_rankvol.backends._console import report_of
 from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 

@@ -8,17 +8,16 @@ importing ``google.cloud.compute_v1`` costs seconds and 160 MB in every task.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import json
-import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from airflow_rankvol.backends._per_process import PerProcess
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
 
@@ -48,9 +47,7 @@ CONNECT_S, READ_S = 10.0, 30.0
 #: As many idle connections are kept.
 MAX_IDLE = 64
 
-_lock = threading.Lock()
-_backends: dict[str, GcpBackend] = {}
-_limiters: dict[str, RateLimiter] = {}
+_SHARED: PerProcess[GcpBackend, RateLimiter] = PerProcess()
 
 
 def gcp_backend(settings: Settings) -> GcpBackend:
@@ -67,14 +64,8 @@ def gcp_backend(settings: Settings) -> GcpBackend:
         )
     from airflow_rankvol.backends.gcp import GcpBackend
 
-    # Hashed, so that no key stays here.
-    text = json.dumps([settings.conn_id, dict(settings.extra)], default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    with _lock:
-        if key not in _backends:
-            poll_interval_s = settings.seconds("poll_interval", DEFAULT_POLL_INTERVAL_S)
-            _backends[key] = GcpBackend(Session(settings), poll_interval_s=poll_interval_s)
-        return _backends[key]
+    poll_interval_s = settings.seconds("poll_interval", DEFAULT_POLL_INTERVAL_S)
+    return _SHARED.backend(settings, lambda: GcpBackend(Session(settings), poll_interval_s=poll_interval_s))
 
 
 def installed() -> bool:
@@ -192,8 +183,7 @@ class Session:
 
         if self._limiter is None:
             place = f"{self.base('compute')}/{self.project}"
-            with _lock:
-                self._limiter = _limiters.setdefault(place, RateLimiter(RATES))
+            self._limiter = _SHARED.limiter(place, lambda: RateLimiter(RATES))
         return self._limiter
 
     def _retries(self) -> bool:
@@ -241,15 +231,3 @@ def _sign_in(settings: Settings) -> tuple[Credentials, str]:
     if not project:
         raise ConfigError(f"connection {settings.conn_id!r}: its credentials name no project; set project in its extra")
     return credentials, project
-
-
-def _forget() -> None:
-    """Start anew in a forked child: locks, sockets and what the parent saw are the parent's."""
-    global _lock  # noqa: PLW0603 - the parent may have held it when it forked
-    _lock = threading.Lock()
-    _backends.clear()
-    _limiters.clear()
-
-
-_after_fork: Callable[[], None] = _forget
-os.register_at_fork(after_in_child=_after_fork)

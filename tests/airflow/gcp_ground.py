@@ -34,8 +34,7 @@ class GcpGround:
         monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRFLOW__RANKVOL__OWNER", OWNER)
         # What a process remembers of Compute Engine is not to be known in the next test.
-        monkeypatch.setattr(_gcp_connection, "_backends", {})
-        monkeypatch.setattr(_gcp_connection, "_limiters", {})
+        _gcp_connection._SHARED.forget()
 
     def fail_create(self, rank: int) -> None:
         label = json.dumps({"rankvol-rank": str(rank)})[1:-1]

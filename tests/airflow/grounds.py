@@ -142,7 +142,7 @@ class AwsGround:
         monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRFLOW__RANKVOL__OWNER", OWNER)
         # What a process remembers of EC2 is not to be known in the next test; its clients take long to make.
-        monkeypatch.setattr(_aws_connection, "_backends", {})
+        _aws_connection._SHARED.forget()
         monkeypatch.setattr(_aws_connection, "Clients", _clients)
 
     def fail_create(self, rank: int) -> None:

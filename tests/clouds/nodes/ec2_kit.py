@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from airflow_rankvol.backends._aws_report import report_of
 from airflow_rankvol.backends._aws_userdata import user_data
+from airflow_rankvol.backends._console import report_of
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.records import Attachment, Role
 from tests.clouds.nodes.host import NodeSpec

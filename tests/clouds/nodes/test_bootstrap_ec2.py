@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_rankvol.backends._aws_report import log_of
 from airflow_rankvol.backends._aws_wire import go_tags
+from airflow_rankvol.backends._console import log_of
 from airflow_rankvol.engine.bootstrap import BootSpec
 from airflow_rankvol.records import Role
 from tests.clouds.nodes.ec2_kit import RANK, RECORD, Cloud, volume

@@ -22,7 +22,7 @@ REGION = {"region_name": "eu-central-1"}
 @pytest.fixture(autouse=True)
 def _anew() -> None:
     """A process that has made no backend yet."""
-    connection._forget()
+    connection._SHARED.forget()
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str = "aws_test", **extra: object) -> None:
@@ -74,12 +74,6 @@ def test_a_process_has_one_backend_for_a_connection() -> None:
     """So that the rate, and what was just made, are known to all of its tasks and triggers."""
     assert aws_backend(settings()) is aws_backend(settings())
     assert aws_backend(settings()) is not aws_backend(settings(owner="other"))
-
-
-def test_a_forked_process_starts_anew() -> None:
-    before = aws_backend(settings())
-    connection._after_fork()
-    assert aws_backend(settings()) is not before
 
 
 def test_the_limiter_is_that_of_the_region() -> None:

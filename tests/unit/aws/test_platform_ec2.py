@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends._aws_report import report_of
+from airflow_rankvol.backends._console import report_of
 from airflow_rankvol.engine.bootstrap import render
 from tests.unit.aws.imds import serving
 from tests.unit.aws.shell import SPEC, Shell

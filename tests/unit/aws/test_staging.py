@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_rankvol.backends._aws_report import report_of
 from airflow_rankvol.backends._aws_userdata import user_data
+from airflow_rankvol.backends._console import report_of
 from airflow_rankvol.engine.bootstrap import render
 from airflow_rankvol.engine.staging import INLINE_BYTES, StagedFile, sha256, to_stage
 from airflow_rankvol.errors import ConfigError

@@ -24,7 +24,7 @@ ANONYMOUS = {"project": "a-project", "is_anonymous": True}
 @pytest.fixture(autouse=True)
 def _anew() -> None:
     """A process that has made no backend yet."""
-    connection._forget()
+    connection._SHARED.forget()
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str = "gcp_test", **extra: object) -> None:
@@ -76,12 +76,6 @@ def test_a_process_has_one_backend_for_a_connection() -> None:
     """So that the rate, and what was just seen, are known to all of its tasks and triggers."""
     assert gcp_backend(settings()) is gcp_backend(settings())
     assert gcp_backend(settings()) is not gcp_backend(settings(owner="other"))
-
-
-def test_a_forked_process_starts_anew() -> None:
-    before = gcp_backend(settings())
-    connection._after_fork()
-    assert gcp_backend(settings()) is not before
 
 
 def test_the_limiter_is_that_of_the_project() -> None:

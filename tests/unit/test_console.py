@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_rankvol.backends._aws_report import log_of, report_of
+from airflow_rankvol.backends._console import log_of, report_of
 from tests.unit.aws.shell import Shell
 
 #: GetConsoleOutput's window: "the most recent 64 KB".
