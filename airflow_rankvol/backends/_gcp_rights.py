@@ -40,7 +40,6 @@ ALWAYS = frozenset(
 #: What only some jobs need.
 AT_TIMES = frozenset(
     {
-        "compute.disks.useReadOnly",
         "compute.images.get",
         "compute.images.getFromFamily",
         "compute.images.useReadOnly",
@@ -64,7 +63,6 @@ def needed(plan: Plan) -> frozenset[str]:
     job = plan.job
     nodes = [job.node, *([job.gather_node] if job.gather_node else [])]
     wanted = {
-        "compute.disks.useReadOnly": job.gathers_on_node,
         "compute.instances.setServiceAccount": any(node.service_account for node in nodes),
         "compute.instances.setTags": any(node.network_tags for node in nodes),
         "compute.snapshots.useReadOnly": any(volume.template.snapshot for volume in plan.volumes()),
