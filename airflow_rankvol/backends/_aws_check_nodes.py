@@ -145,6 +145,6 @@ def _check_attachments(places: Places, template: NodeTemplate, where: str, count
     limit = places.attachments(template)
     if count > limit:
         raise ConfigError(
-            f"{where}.machine_type: such a node takes {limit} volumes besides its boot disk, and gets the {count} of a "
+            f"{where}.machine_type: such a node takes {limit} volumes besides its image's, and gets the {count} of a "
             "rank. Use a larger machine type, or fewer mounts"
         )

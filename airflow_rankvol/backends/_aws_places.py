@@ -184,8 +184,8 @@ class Places:
         return [group_id for group_id in group_ids if group_id not in there]
 
     def attachments(self, template: NodeTemplate) -> int:
-        """Return how many volumes a node takes, whichever of its machine types it gets."""
-        return min(self.machine_type(name).attachments for name in self.types_of(template, None))
+        """Return how many volumes a node takes besides its image's, whichever of its machine types it gets."""
+        return min(self._free_slots(template, name) for name in self.types_of(template, None))
 
     def types_of(self, template: NodeTemplate, zone: str | None) -> list[str]:
         """Return the machine types to try in a zone, in the order of preference."""
@@ -193,6 +193,11 @@ class Places:
             return list(template.machine_types)
         offers = self.offers(DEFAULT_TYPES)
         return [name for name in DEFAULT_TYPES if zone is None or zone in offers[name]] or list(DEFAULT_TYPES)
+
+    def _free_slots(self, template: NodeTemplate, machine_type: str) -> int:
+        # The default image has no disks besides its root.
+        of_image = self.image(template.image, machine_type).data_devices if template.image else ()
+        return self.machine_type(machine_type).attachments - len(of_image)
 
     def _parameter(self, name: str) -> str:
         with self._ec2.mapped("check", name):
