@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from airflow_rankvol._rank_task import rank_task
     from airflow_rankvol.operators import (
         CreateRankVolumes,
         DeleteRankVolumes,
@@ -37,6 +38,7 @@ _HOMES = {
     "VolumeTemplate": "airflow_rankvol.spec.templates",
     "make_plan": "airflow_rankvol.plan",
     "rank_job": "airflow_rankvol.taskgroup",
+    "rank_task": "airflow_rankvol._rank_task",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "make_plan",
     "rank_job",
+    "rank_task",
 ]
 
 

@@ -21,6 +21,7 @@ from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import Group, Observation
+from airflow_rankvol.spec.contents import inline_content
 from airflow_rankvol.spec.job import RankJob, error_text
 from airflow_rankvol.templating import shield
 
@@ -92,7 +93,7 @@ class RankJobOperator(BaseOperator):
         volumes: mounts, ``name:path`` or ``{"name": …, "path": …, …}``.
         volume_template, node, gather_node: templates, as objects or as dicts whose strings may be templates.
         commands, gather: shell commands of every rank, and of the gather node.
-        files: name on the node → path relative to the DAG file.
+        files: name on the node → path relative to the DAG file, or the content: a JSON value or a ``data:`` URL.
         env, secret_env: variables, and variables whose values the node fetches by their secret's id.
         destination, collect: where gather copies files to, and the globs that say which.
         conn_id: connection whose type picks the backend.
@@ -112,7 +113,7 @@ class RankJobOperator(BaseOperator):
         gather_node: Any = None,
         commands: Any = (),
         gather: Any = (),
-        files: Mapping[str, str] | None = None,
+        files: Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
         secret_env: Mapping[str, str] | None = None,
         staging: str | None = None,
@@ -178,6 +179,10 @@ class RankJobOperator(BaseOperator):
         base = Path(self.dag.fileloc).parent
         contents = {}
         for name, path in (self.files or {}).items():
+            content = inline_content(path)
+            if content is not None:
+                contents[name] = content
+                continue
             source = base / str(path)
             try:
                 contents[name] = source.read_bytes()

@@ -17,6 +17,7 @@ from airflow_rankvol._cli_output import note
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.hooks import get_backend, get_owner
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
+from airflow_rankvol.spec.contents import is_inline
 from airflow_rankvol.spec.job import DEFAULT_MAX_NODES, RankJob, error_text
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _check_files(dag: DAG, files: object, where: str) -> None:
         return
     for name, source in files.items():
         path = Path(dag.fileloc).parent / str(source)
-        if not path.is_file():
+        if not is_inline(source) and not path.is_file():
             raise ConfigError(f"{where}: files.{name}: there is no {path}; expected a path relative to the DAG file")
 
 

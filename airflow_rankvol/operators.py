@@ -19,6 +19,7 @@ from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Role, Slot
+from airflow_rankvol.spec.contents import is_inline
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -61,7 +62,8 @@ class PlanRankVolumes(RankJobOperator):
             if not plan.job.commands:
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             if volumes.backend.platform != "local":
-                _check_env(plan.job.env)
+                _check_masked("env", plan.job.env)
+                _check_masked("files", {name: what for name, what in (self.files or {}).items() if is_inline(what)})
             volumes.backend.check(plan)
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
@@ -240,13 +242,13 @@ class DeleteRankVolumes(RankJobOperator):
         return list(resolved(self.collected, context) or ())
 
 
-def _check_env(env: Mapping[str, str]) -> None:
+def _check_masked(field: str, values: Mapping[str, Any]) -> None:
     """Refuse what Airflow masks: a cloud node's script is stored with the node, for everybody who may look at it."""
     from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
 
-    for name, value in env.items():
+    for name, value in values.items():
         if value and redact(value, name) != value:
             raise ConfigError(
-                f"env.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data in "
-                "clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
+                f"{field}.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data "
+                "in clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
             )

@@ -39,7 +39,7 @@ def rank_job(
     node: NodeTemplate | Mapping[str, Any] | None = None,
     gather_node: NodeTemplate | Mapping[str, Any] | None = None,
     gather: str | Sequence[str] = (),
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
     secret_env: Mapping[str, str] | None = None,
     staging: str | None = None,
@@ -63,7 +63,7 @@ def rank_job(
         commands: shell commands of every rank, run as one script.
         nodes: number of ranks; an integer or a template, such as ``"{{ params.nodes }}"``.
         gather: shell commands that run once, with every rank's volumes mounted read-only.
-        files: name on the node → path relative to the DAG file.
+        files: name on the node → path relative to the DAG file, or the content: a JSON value or a ``data:`` URL.
         destination: where gather copies files of all ranks to, ``s3://bucket/prefix`` or, on this machine, a directory.
         collect: globs that say which files, relative to each volume; all of them by default.
         rendezvous: start the ranks together and tell them of each other.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,8 @@ def _wanted(store: Store, request: NodeRequest, volumes: Sequence[VolumeFile]) -
 def _clean_environment(node_id: str) -> dict[str, str]:
     """Return what a node sees of its creator's environment: where programs are, language and time zone."""
     kept = {name: os.environ[name] for name in ("LANG", "TZ") if name in os.environ}
-    return {"LANG": "C.UTF-8", **kept, "PATH": disk.search_path(), "RANKVOL_NODE_ID": node_id}
+    ours = {"RANKVOL_NODE_ID": node_id, "RANKVOL_PYTHON": sys.executable}
+    return {"LANG": "C.UTF-8", **kept, "PATH": disk.search_path(), **ours}
 
 
 def _free_address(state_dir: str, taken: set[str]) -> str:

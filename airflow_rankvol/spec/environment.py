@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.contents import as_text
 from airflow_rankvol.spec.fields import one_or_many, plain_text, scalar_text
 from airflow_rankvol.spec.naming import interpolate_braces, variables
 
@@ -82,6 +83,19 @@ def _secret_env(value: object) -> dict[str, str]:
     return dict(value)
 
 
+def _sources(value: object) -> object:
+    """Write JSON values as ``data:`` URLs, so that every source is a text."""
+    if not isinstance(value, Mapping):
+        return value
+    sources = {}
+    for target, source in value.items():
+        try:
+            sources[target] = as_text(source)
+        except ConfigError as error:
+            raise ConfigError(f"target {target!r}: {error}") from None
+    return sources
+
+
 def _files(value: dict[str, str]) -> dict[str, str]:
     """Refuse targets outside the working directory, and sources that are not relative to the DAG file.
 
@@ -124,4 +138,4 @@ GatherCommands = Annotated[
 ]
 Env = Annotated[dict[str, str], BeforeValidator(_env)]
 SecretEnv = Annotated[dict[str, str], BeforeValidator(_secret_env)]
-Files = Annotated[dict[str, str], AfterValidator(_files)]
+Files = Annotated[dict[str, str], BeforeValidator(_sources), AfterValidator(_files)]

@@ -21,6 +21,7 @@ def test_the_public_names_are_pinned() -> None:
         "__version__",
         "make_plan",
         "rank_job",
+        "rank_task",
     ]
 
 

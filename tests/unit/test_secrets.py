@@ -6,21 +6,21 @@ import pytest
 from airflow.sdk.log import mask_secret
 
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.operators import _check_env
+from airflow_rankvol.operators import _check_masked
 
 
 def test_a_value_that_airflow_masks_is_refused_and_not_shown() -> None:
     mask_secret("hunter2-of-rankvol")
     with pytest.raises(ConfigError, match=r"env\.DATABASE: .* secret_env") as caught:
-        _check_env({"DAY": "2026-01-02", "DATABASE": "user:hunter2-of-rankvol@host"})
+        _check_masked("env", {"DAY": "2026-01-02", "DATABASE": "user:hunter2-of-rankvol@host"})
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["API_PASSWORD", "MY_TOKEN_SECRET"])
 def test_a_variable_that_sounds_like_a_secret_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"env.{name}"):
-        _check_env({name: "x1y2z3"})
+        _check_masked("env", {name: "x1y2z3"})
 
 
 def test_other_values_and_empty_ones_pass() -> None:
-    _check_env({"DAY": "2026-01-02", "API_PASSWORD": "", "RETRIES": "3"})
+    _check_masked("env", {"DAY": "2026-01-02", "API_PASSWORD": "", "RETRIES": "3"})
