@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
+import reprlib
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
@@ -40,6 +42,22 @@ def _nodes(value: object, info: ValidationInfo) -> int:
             " (Airflow's [core] max_map_length caps how many ranks one task can be mapped to)"
         )
     return nodes
+
+
+def _mapping(value: object) -> object:
+    """Take a text for the JSON object that it is: so ``"{{ params.node | tojson }}"`` renders."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{reprlib.repr(value)} was found; an object of the template's fields is expected, or its JSON: a DAG Param "
+            "renders as that by '{{ params.node | tojson }}'"
+        )
+    return found
 
 
 def _staging(value: str) -> str:
@@ -91,9 +109,9 @@ class RankJob(Model):
 
     nodes: Annotated[int, BeforeValidator(_nodes)]
     volumes: Annotated[tuple[Mount, ...], BeforeValidator(_volumes)]
-    volume_template: VolumeTemplate = VolumeTemplate()
-    node: NodeTemplate = NodeTemplate()
-    gather_node: NodeTemplate | None = None
+    volume_template: Annotated[VolumeTemplate, BeforeValidator(_mapping)] = VolumeTemplate()
+    node: Annotated[NodeTemplate, BeforeValidator(_mapping)] = NodeTemplate()
+    gather_node: Annotated[NodeTemplate | None, BeforeValidator(_mapping)] = None
     commands: Commands = ()
     gather: GatherCommands = ()
     files: Files = Field(default_factory=dict)

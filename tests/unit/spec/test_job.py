@@ -295,6 +295,15 @@ class TestOthers:
     def test_a_long_value_is_cut(self) -> None:
         assert len(problem(node="x" * 5000)) < 250
 
+    def test_a_template_may_be_the_json_that_a_param_renders_as(self) -> None:
+        made = job(node='{"zones": ["a"], "lifetime": "2h"}', volume_template='{"size": "3GB"}', gather_node="{}")
+        assert made == job(node={"zones": "a", "lifetime": "2h"}, volume_template={"size": "3GB"}, gather_node={})
+
+    @pytest.mark.parametrize("text", ["{'zones': ['a']}", "[]", "m7i.large", ""])
+    def test_another_text_is_no_template(self, text: str) -> None:
+        assert "node: " in problem(node=text)
+        assert "or its JSON: a DAG Param renders as that by '{{ params.node | tojson }}'" in problem(node=text)
+
     def test_a_job_goes_through_json_and_dicts(self) -> None:
         made = job(
             volumes=[
