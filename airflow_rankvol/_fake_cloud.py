@@ -63,6 +63,7 @@ class FakeCloud:
         self.volumes_per_node: int | None = None
         self.looks_inside = True
         self.troubles: dict[str, str] = {}
+        self.logs: dict[str, list[str]] = {}
         self.attach_at_launch = attach_at_launch
         self.crash_after = crash_after
         self.faults = FaultScript()

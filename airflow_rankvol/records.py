@@ -5,13 +5,16 @@ Times are aware UTC datetimes inside and ISO 8601 strings on the wire; sizes are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from airflow_rankvol.tags import TAG_PREFIX, Group, Tags
+
+K = TypeVar("K")
 
 __all__ = [
     "TAG_PREFIX",
@@ -133,24 +136,60 @@ class Node:
         return f"node {self.name} ({self.id})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
-    """Everything of one group (or of one owner) at one moment, from one batched read."""
+    """Everything of one group (or of one owner) at one moment, from one batched read.
+
+    Each of a thousand ranks looks its own things up in it, so that is done by index.
+    """
 
     volumes: tuple[Volume, ...] = ()
     nodes: tuple[Node, ...] = ()
 
     def volume(self, volume_id: str | None) -> Volume | None:
         """Return the volume with that id, or None."""
-        return next((volume for volume in self.volumes if volume.id == volume_id), None)
+        return self._volumes_by_id.get(volume_id)
 
     def node(self, node_id: str | None) -> Node | None:
         """Return the node with that id, or None."""
-        return next((node for node in self.nodes if node.id == node_id), None)
+        return self._nodes_by_id.get(node_id)
 
     def rank_nodes(self, key: str, role: Role = Role.RANK) -> tuple[Node, ...]:
         """Return the nodes of one run's group in one role."""
-        return tuple(node for node in self.nodes if node.tags and node.tags.key == key and node.tags.role == role)
+        return self._nodes_by_role.get((key, role), ())
+
+    def nodes_of(self, key: str, role: Role, rank: int) -> tuple[Node, ...]:
+        """Return the nodes of one rank (or part of gather), whatever their attempt."""
+        return self._nodes_by_rank.get((key, role, rank), ())
+
+    @cached_property
+    def holders(self) -> frozenset[str]:
+        """The ids of all nodes that hold a volume."""
+        return frozenset(volume.attached_to for volume in self.volumes if volume.attached_to)
+
+    @cached_property
+    def _volumes_by_id(self) -> dict[str | None, Volume]:
+        return {volume.id: volume for volume in reversed(self.volumes)}
+
+    @cached_property
+    def _nodes_by_id(self) -> dict[str | None, Node]:
+        return {node.id: node for node in reversed(self.nodes)}
+
+    @cached_property
+    def _nodes_by_role(self) -> dict[tuple[str, str], tuple[Node, ...]]:
+        return _grouped(self.nodes, lambda tags: (tags.key, tags.role))
+
+    @cached_property
+    def _nodes_by_rank(self) -> dict[tuple[str, str, int], tuple[Node, ...]]:
+        return _grouped(self.nodes, lambda tags: (tags.key, tags.role, tags.rank))
+
+
+def _grouped(nodes: Iterable[Node], key_of: Callable[[Tags], K]) -> dict[K, tuple[Node, ...]]:
+    found: dict[K, list[Node]] = {}
+    for node in nodes:
+        if node.tags:
+            found.setdefault(key_of(node.tags), []).append(node)
+    return {key: tuple(same) for key, same in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

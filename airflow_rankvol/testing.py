@@ -29,7 +29,7 @@ from airflow_rankvol._fake import (
 )
 from airflow_rankvol._fake_cloud import Call, FakeCloud
 from airflow_rankvol._fake_faults import FakeClock, FaultScript, SimulatedCrash
-from airflow_rankvol.backends.base import Guard, NodeRequest, Selector, Stager, VolumeRequest, check_held
+from airflow_rankvol.backends.base import Guard, LogPart, NodeRequest, Selector, Stager, VolumeRequest, check_held
 from airflow_rankvol.errors import NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume
 
@@ -64,6 +64,7 @@ class FakeBackend(FakeCloud):
     supports_rendezvous = True
     concurrency = 1
     listing_lag_s = 0.0
+    log_interval_s: float | None = None
     stager: Stager | None = None
     zone: str | None = None
 
@@ -240,6 +241,11 @@ class FakeBackend(FakeCloud):
 
         return self._verb("read_report", self._name_of(node_id), effect)
 
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return the lines of ``logs`` for the node's name from a position on."""
+        name = self._name_of(node_id)
+        return self._verb("read_log", name, lambda: _part(self.logs.get(name, ()), position))
+
     def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - one record at a time here
         """Say whether the volume holds a completion record; nobody can tell while a node has it."""
 
@@ -252,3 +258,7 @@ class FakeBackend(FakeCloud):
             return disk is not None and disk.marked
 
         return self._verb("holds_result", self._name_of(volume_id), effect)
+
+
+def _part(lines: Sequence[str], position: int) -> LogPart:
+    return LogPart(tuple(lines[position:]), max(position, len(lines)))

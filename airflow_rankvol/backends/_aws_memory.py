@@ -22,6 +22,8 @@ FRESH_S = 60.0
 DELETED_S = 7200.0
 #: As many nodes' reports are kept; a triggerer lives long.
 MAX_REPORTS = 4096
+#: As many nodes' consoles are kept until somebody shows them, of up to 64 KB each.
+MAX_CONSOLES = 64
 
 Raw = Mapping[str, Any]
 
@@ -56,6 +58,7 @@ class Memory:
         self._looked_up: dict[str, float] = {}
         self._refused: dict[str, float] = {}
         self._reports: dict[str, str | None] = {}
+        self._consoles: dict[str, str] = {}
 
     def saw_volumes(self, found: Iterable[Raw]) -> None:
         """Take note of described volumes."""
@@ -205,6 +208,18 @@ class Memory:
     def known_report(self, node_id: str) -> str | None:
         """Return a node's report where it was read already."""
         return self._reports.get(node_id)
+
+    def keep_console(self, node_id: str, text: str) -> None:
+        """Keep what a node's console showed when its report was read, until somebody takes it."""
+        with self._lock:
+            self._consoles[node_id] = text
+            while len(self._consoles) > MAX_CONSOLES:
+                del self._consoles[next(iter(self._consoles))]
+
+    def take_console(self, node_id: str) -> str:
+        """Return what was kept of a node's console, once; else nothing."""
+        with self._lock:
+            return self._consoles.pop(node_id, "")
 
     def _saw(self, entries: dict[str, _Entry], key: str, found: Iterable[Raw]) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from airflow_rankvol.backends._aws_view import (
 )
 from airflow_rankvol.backends._aws_wire import go_tags
 from airflow_rankvol.backends._console import log_of, report_of
-from airflow_rankvol.backends.base import Guard, NodeRequest
+from airflow_rankvol.backends.base import Guard, LogPart, NodeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, RetryableError
 from airflow_rankvol.records import Node, NodeState, Volume, VolumeState
 from airflow_rankvol.spec.templates import ReportChannel
@@ -112,6 +112,11 @@ class Nodes:
             answer = self.ec2.call("GetConsoleOutput", "read_report", node_id, InstanceId=node_id)
         return str(answer.get("Output") or "")
 
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return what the console showed when the report was read: no call is spent on what people see."""
+        lines = log_of(self.memory.take_console(node_id)).splitlines() if position == 0 else []
+        return LogPart(tuple(lines), len(lines))
+
     def log(self, node_id: str) -> str:
         """Return what a node's job printed, as far as EC2 or Run Command show it, for people."""
         raw = self.memory.last_node(node_id) or self.ec2.node(node_id, "read_report")
@@ -166,7 +171,9 @@ class Nodes:
                 report, refused = None, exc
             if report is not None:
                 return report
-        report = report_of(self.console(node_id))
+        console = self.console(node_id)
+        self.memory.keep_console(node_id, console)
+        report = report_of(console)
         if report is None and refused is not None:
             raise refused
         return report

@@ -30,7 +30,7 @@ from airflow_rankvol.backends._gcp_view import (
 )
 from airflow_rankvol.backends._gcp_volumes import TRIES, together
 from airflow_rankvol.backends._gcp_wire import GO_KEY, go_value
-from airflow_rankvol.backends.base import Guard, NodeRequest
+from airflow_rankvol.backends.base import Guard, LogPart, NodeRequest
 from airflow_rankvol.errors import (
     BackendError,
     FinalError,
@@ -101,6 +101,16 @@ class Nodes:
         if state_of(raw) is not NodeState.ENDED:
             return self.reports.report(_path(node_id))
         return self.memory.report(_number(raw), lambda: self._last_report(raw))
+
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return new lines of a node that runs; a report among them is kept: nobody can read it there later."""
+        raw = self.memory.last_node(node_id)
+        if raw is not None and state_of(raw) is NodeState.ENDED:
+            return LogPart(next=position)
+        found = self.reports.new_lines(_path(node_id), position)
+        if found.report is not None and raw is not None:
+            self.memory.report(_number(raw), lambda: found.report)
+        return LogPart(found.lines, found.next)
 
     def boot_trouble(self, node_id: str) -> str:
         """Say why a node that runs has not come up; empty when it has: Compute Engine itself cannot tell."""

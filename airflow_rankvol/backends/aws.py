@@ -21,7 +21,7 @@ from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_view import filters, instance_state, name_of, our_tags, volume_of
 from airflow_rankvol.backends._aws_volumes import Volumes
 from airflow_rankvol.backends._looks import Looks
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest
 from airflow_rankvol.records import Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import NodeTemplate
 
@@ -45,6 +45,8 @@ class AwsBackend:
     supports_rendezvous = True
     concurrency = 64
     listing_lag_s = UNSEEN_S
+    #: GetConsoleOutput gives the whole console, one instance a call: it is read with the report, when a node has ended.
+    log_interval_s = None
 
     def __init__(
         self,
@@ -188,6 +190,10 @@ class AwsBackend:
     def read_report(self, node_id: str) -> str | None:
         """Return the report that a node wrote to its console."""
         return self.nodes.read_report(node_id)
+
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return what a node that has ended printed on its console."""
+        return self.nodes.read_log(node_id, position)
 
     def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - EC2 shows nobody a disk's content
         """Return None: what lies on a disk only a node can tell."""

@@ -121,6 +121,20 @@ class NodeRequest:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Lines of what a node printed.
+
+    Args:
+        next: the position to go on from.
+        more: whether there is more to be had at once.
+    """
+
+    lines: tuple[str, ...] = ()
+    next: int = 0
+    more: bool = False
+
+
 class Stager(Protocol):
     """What a backend has besides its verbs where a node's start script is small, so that files travel apart from it."""
 
@@ -144,6 +158,8 @@ class Backend(Protocol):
     Args:
         concurrency: how many calls the engine may make at once.
         listing_lag_s: for how long an observation may lack what exists, in seconds.
+        log_interval_s: how often the log of one running node may be read, in seconds; None where it can be had only
+            when the node has ended.
     """
 
     name: str
@@ -151,6 +167,7 @@ class Backend(Protocol):
     supports_rendezvous: bool
     concurrency: int
     listing_lag_s: float
+    log_interval_s: float | None
     clock: Clock
     poll_interval_s: float
 
@@ -226,6 +243,15 @@ class Backend(Protocol):
 
     def read_report(self, node_id: str) -> str | None:
         """Return the JSON report that the node's bootstrap wrote last; None when there is none."""
+
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return what a node printed from a position on: whole lines, and the rest of one when it has ended.
+
+        Asked for people, after ``read_report`` where the node has ended; what cannot be had (any more) is left out.
+
+        Args:
+            position: 0, or ``next`` of what was read last.
+        """
 
     def holds_result(self, volume_id: str, key: str) -> bool | None:
         """Say whether a completion record, old ones included, lies on a volume; None where nobody can tell.

@@ -21,7 +21,7 @@ from airflow_rankvol.backends._gcp_staging import GcsStaging
 from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, our_tags, volume_of
 from airflow_rankvol.backends._gcp_volumes import TOGETHER, Volumes
 from airflow_rankvol.backends._looks import Looks
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest
 from airflow_rankvol.records import Group, Node, Observation, Tags, Volume
 from airflow_rankvol.spec.templates import NodeTemplate
 
@@ -54,6 +54,7 @@ class GcpBackend:
     ) -> None:
         self.session = session
         self.poll_interval_s = poll_interval_s
+        self.log_interval_s: float | None = poll_interval_s
         self.clock = clock or Clock()
         self.memory = memory or Memory()
         self.looks = Looks[Observation](
@@ -179,6 +180,10 @@ class GcpBackend:
     def read_report(self, node_id: str) -> str | None:
         """Return the report that a node wrote to its guest attributes, or its serial port."""
         return self.nodes.read_report(node_id)
+
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return what a node that runs printed on its serial port from a position on."""
+        return self.nodes.read_log(node_id, position)
 
     def holds_result(self, volume_id: str, key: str) -> bool | None:  # noqa: ARG002 - nobody is shown a disk's content
         """Return None: what lies on a disk only a node can tell."""

@@ -20,8 +20,9 @@ from airflow_rankvol.backends import _local_trash as trash
 from airflow_rankvol.backends._local_holding import Holding
 from airflow_rankvol.backends._local_launch import prepare, seen, start
 from airflow_rankvol.backends._local_life import Lives
+from airflow_rankvol.backends._local_log import read_part
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, mapped, new_id, write_json
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, Selector, VolumeRequest, check_held
+from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, NotOurs, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 
@@ -63,6 +64,8 @@ class LocalBackend:
         self.mode = mode
         self.clock = clock or Clock()
         self.poll_interval_s = poll_interval_s
+        #: Reading costs nothing here, but showing does.
+        self.log_interval_s: float | None = 5 * poll_interval_s
         self.isolation = isolation
         self.store = Store(self.state_dir)
         self.lives = Lives(self.store)
@@ -248,6 +251,11 @@ class LocalBackend:
                 return None
             self.holding.check_free(item, "holds_result")
             return disk.holds_record(disk.disk_path(self.store.volume_dir(volume_id), item.mode), key)
+
+    def read_log(self, node_id: str, position: int) -> LogPart:
+        """Return what the node wrote to its console from a position on."""
+        with mapped("read_log", node_id):
+            return read_part(self.store.node_dir(node_id), position)
 
     def log_text(self, node_id: str) -> str:
         """Return everything that the node wrote to its console."""

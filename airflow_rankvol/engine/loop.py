@@ -8,40 +8,76 @@ from datetime import datetime, timedelta
 from airflow_rankvol.backends.base import Backend
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.decide import Action, decide
-from airflow_rankvol.engine.failures import not_launched
+from airflow_rankvol.engine.failures import FAILURES, not_launched
+from airflow_rankvol.engine.follow import Follower, Screen
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.step import Move, Outcome, advance, step
 from airflow_rankvol.engine.views import culprit, failed_peer, gang_nodes, own_node, situation_of
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import RetryableError
-from airflow_rankvol.records import NodeState, Observation
+from airflow_rankvol.records import Node, NodeState, Observation
 
 # Where a listing may lag behind, a new node is in it mostly by then: a look before would be for nothing.
 LISTED_S = 2.0
+# After these the node may be gone, and what it printed with it.
+ENDINGS = frozenset({Action.COLLECT, *FAILURES})
 
 
 class Watch:
-    """The steps of one work in one process, with what it takes several observations to know."""
+    """The steps of one work in one process, with what it takes several observations to know.
 
-    def __init__(self, backend: Backend, work: Work) -> None:
+    Args:
+        screen: where people follow the node's output; None where nobody does.
+    """
+
+    def __init__(self, backend: Backend, work: Work, screen: Screen | None = None) -> None:
         self._backend = backend
         self._work = work
+        self._follower = Follower(backend, work, screen) if screen else None
         self._missing_since: datetime | None = None
         self._came_up = False
+
+    def wants(self, observation: Observation) -> bool:
+        """Say whether there is something to do; quick, and calls nothing: most ranks only wait most of the time."""
+        if self._may_exist(observation):
+            return False
+        node = own_node(self._work, observation)
+        if self._late_since(node) or (self._follower and self._follower.is_due(node)):
+            return True
+        return self._action(observation) is not Action.WAIT
 
     def step(self, observation: Observation) -> Outcome | None:
         """Do the one next thing for the launched work; None while it goes on."""
         if self._may_exist(observation):
             return None
-        return step(self._backend, self._work, self._looked_into(observation))
+        observation = self._looked_into(observation)
+        node = own_node(self._work, observation)
+        if self._follower and node:
+            if self._action(observation) in ENDINGS:
+                self._follower.catch_up(node)
+            elif self._follower.is_due(node):
+                self._follower.follow(node)
+        outcome = step(self._backend, self._work, observation)
+        if self._follower and outcome:
+            # The end of what failed is logged with the error.
+            self._follower.finish(node, "" if outcome.error else outcome.result.log_tail)
+        return outcome
+
+    def _action(self, observation: Observation) -> Action:
+        return decide(situation_of(self._work, observation, self._backend.clock.now(), may_launch=False))
+
+    def _late_since(self, node: Node | None) -> datetime | None:
+        """Return since when a node should have come up of which that is not known."""
+        if node is None or node.state is not NodeState.RUNNING or self._came_up:
+            return None
+        late_since = node.created_at + timedelta(seconds=self._work.boot_timeout_s)
+        return late_since if self._backend.clock.now() > late_since else None
 
     def _looked_into(self, observation: Observation) -> Observation:
         """Ask once of a node that runs whether it came up, when it should have: its state does not tell."""
         node = own_node(self._work, observation)
-        if node is None or node.state is not NodeState.RUNNING or self._came_up:
-            return observation
-        late_since = node.created_at + timedelta(seconds=self._work.boot_timeout_s)
-        if self._backend.clock.now() <= late_since:
+        late_since = self._late_since(node)
+        if node is None or late_since is None:
             return observation
         try:
             trouble = self._backend.boot_trouble(node.id, late_since)
@@ -63,7 +99,7 @@ class Watch:
     def _lacks_a_node(self, observation: Observation) -> bool:
         """Say whether the next step would be to fail for want of a node: this work's, or one of its gang's."""
         work = self._work
-        action = decide(situation_of(work, observation, self._backend.clock.now(), may_launch=False))
+        action = self._action(observation)
         if action is Action.FAIL_GANG:
             return failed_peer(work, observation) is None
         # Where its volumes are not of this run, it looks as if a stranger had them.
@@ -72,10 +108,14 @@ class Watch:
         return action is Action.FAIL_LOST
 
 
-def run(backend: Backend, work: Work, launcher: Launcher) -> Outcome:
-    """Launch, then step until the work has ended: the synchronous loop."""
+def run(backend: Backend, work: Work, launcher: Launcher, screen: Screen | None = None) -> Outcome:
+    """Launch, then step until the work has ended: the synchronous loop.
+
+    Args:
+        screen: where people follow the node's output; None where nobody does.
+    """
     outcome = launch(backend, work, launcher)
-    watch = Watch(backend, work)
+    watch = Watch(backend, work, screen)
     while outcome is None:
         outcome = watch.step(patiently(backend, backend.observe, work.group))
         if outcome is None:

@@ -36,8 +36,7 @@ def attempt_of(node: Node) -> int:
 
 def siblings(work: Work, observation: Observation) -> tuple[Node, ...]:
     """Return the nodes of this rank (or of gather), whatever their attempt."""
-    nodes = observation.rank_nodes(work.group.key, work.role)
-    return tuple(node for node in nodes if node.tags and node.tags.rank == work.rank)
+    return observation.nodes_of(work.group.key, work.role, work.rank)
 
 
 def gang_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
@@ -59,8 +58,7 @@ def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
     if work.role is Role.GATHER:
         ranks = observation.rank_nodes(work.group.key)
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
-    holders = {volume.attached_to for volume in observation.volumes}
-    older = [node for node in older if node.state is not NodeState.ENDED or node.id in holders]
+    older = [node for node in older if node.state is not NodeState.ENDED or node.id in observation.holders]
     return (*older, *_stale_gather(work, observation))
 
 
@@ -68,9 +66,12 @@ def _stale_gather(work: Work, observation: Observation) -> list[Node]:
     """Return the gather node that holds this rank's volumes: it gathers what is about to change."""
     if work.role is Role.GATHER:
         return []
+    nodes = observation.rank_nodes(work.group.key, Role.GATHER)
+    if not nodes:
+        return []
     wanted = {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)}
-    holders = {volume.attached_to for volume in observation.volumes if volume.id in wanted}
-    return [node for node in observation.rank_nodes(work.group.key, Role.GATHER) if node.id in holders]
+    holders = {volume.attached_to for volume in map(observation.volume, wanted) if volume}
+    return [node for node in nodes if node.id in holders]
 
 
 def is_failed(node: Node) -> bool:
