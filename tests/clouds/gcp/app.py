@@ -87,9 +87,14 @@ class App:
             with self.gce.world.lock:
                 self.gce.quotas.take(request.action, request.params)
         self.rights.check(request.service, request.action, request.params, request.body)
-        answer = self._served(request, call)
+        try:
+            answer: Answer | GceError = self._served(request, call)
+        except GceError as refusal:
+            answer = refusal
         if rule and rule.when == "after":
-            self._strike(rule, call)
+            self._strike(rule, call)  # what refuses can get lost as well
+        if isinstance(answer, GceError):
+            raise answer
         return answer
 
     def _served(self, request: Request, call: Call) -> Answer:

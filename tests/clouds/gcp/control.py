@@ -137,7 +137,8 @@ class Control(BaseControl):
     def do_end_nodes(self, instance: str = "*", on: bool = True, **ending: Any) -> None:
         """Script how a recorded instance ends by itself (the fields of ``Ending``).
 
-        Its script returns the text for serial port 1, or ``{"console": …, "attributes": {"namespace/key": …}}``.
+        Its script returns the text for serial port 1, or ``{"console": …, "attributes": {"namespace/key": …}}``. Its
+        view of the instance holds the disks' numbers by their device names, too: ``diskNumbers``.
         """
         with self._world.lock:
             self._gce.nodes.end_by(instance, Ending(**ending) if on else None)

@@ -54,7 +54,10 @@ class Nodes:
     def _end(self, instance: Instance, ending: Ending) -> None:
         if instance.status != "RUNNING":
             return
-        found = ending.outcome(self.view(instance), instance.metadata.get(SCRIPT, "").encode())
+        # Names come again, numbers do not.
+        numbers = {attached.device: str(attached.disk.id) for attached in instance.disks}
+        view = {**self.view(instance), "diskNumbers": numbers}
+        found = ending.outcome(view, instance.metadata.get(SCRIPT, "").encode())
         if found is None:
             self._world.agenda.after(ending.after_s, lambda: self._end(instance, ending))
             return

@@ -183,11 +183,13 @@ class Operations:
         """zoneOperations.wait, without the world's lock.
 
         disc: it waits for two minutes at most, "or might return after zero seconds": so it does while a test holds the
-        clock.
+        clock, unless it is to move that.
         """
         with self._world.lock:
             operation = self._find(params)
             until = self._world.now() + _WAIT_S
+            if self._world.clock.frozen and operation.status != "DONE":
+                self._world.clock.advance(self._world.settings.held_wait_s)
         while True:
             with self._world.lock:
                 self._world.agenda.settle()

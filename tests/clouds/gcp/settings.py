@@ -31,6 +31,7 @@ class Settings(Knobs):
     (gce/troubleshooting/viewing-serial-port-output).
     ``attributes_when_stopped``: whether guest attributes can be read then [U].
     ``operations_kept_s`` is how long operations, and so requestIds, are known [U: some days].
+    ``held_wait_s``: so far each zoneOperations.wait moves a clock that a test holds; it answers at once by default.
     """
 
     operation_start_s: float = 0.01
@@ -46,6 +47,7 @@ class Settings(Knobs):
     update_s: float = 0.02
     spot_notice_s: float = 30.0
     operations_kept_s: float = 14 * 24 * 3600.0
+    held_wait_s: float = 0.0
     minute_s: float = 60.0
     node_environment: dict[str, str] = field(default_factory=dict)
     latency_s: dict[str, float] = field(default_factory=dict)

@@ -45,6 +45,14 @@ def test_an_answer_is_lost_before_or_after_the_effect(api: Rest, double: Double,
     assert count(double) == left
 
 
+def test_an_answer_that_refuses_is_lost_as_well(api: Rest, double: Double, make_disk: Any) -> None:
+    make_disk("disk")
+    double.fault("lose", "disks.insert", when="after")
+    with pytest.raises(requests.ConnectionError):
+        api.post(DISKS, {"name": "disk"})
+    assert count(double) == 1
+
+
 @pytest.mark.parametrize(("when", "left"), [("before", 0), ("after", 1)])
 def test_a_call_hangs_until_it_is_released(double: Double, when: str, left: int) -> None:
     double.fault("hang", "disks.insert", when=when)

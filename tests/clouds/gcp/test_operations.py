@@ -49,6 +49,16 @@ def test_a_wait_returns_at_once_while_the_clock_is_held(api: Rest, double: Doubl
     assert api.post(f"{OPERATIONS}/{operation['name']}/wait")["status"] == "PENDING"
 
 
+def test_a_wait_moves_the_clock_that_is_held_where_a_test_wants_that(api: Rest, double: Double) -> None:
+    double.settings(held_wait_s=0.5, create_disk_s=0.8)
+    operation = api.post(DISKS, {"name": "disk"})
+    wait = f"{OPERATIONS}/{operation['name']}/wait"
+    assert [api.post(wait)["status"] for _ in range(2)] == ["RUNNING", "DONE"]
+    at = double("clock")
+    api.post(wait)
+    assert double("clock") == at
+
+
 def test_operations_are_found_in_their_zone_for_some_time(api: Rest, double: Double, refuses: Any) -> None:
     operation = api.post(DISKS, {"name": "disk"})
     with refuses("notFound", 404):

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_memory import Memory
 from airflow_rankvol.backends._aws_rate import Limiter
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, VolumeRequest
+from airflow_rankvol.backends.base import Guard, NodeRequest, VolumeRequest
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.records import Attachment, Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 from tests.clouds.aws.client import AIRFLOW_KEY, Double
+from tests.clouds.common.clocks import DoubleClock
+from tests.clouds.common.reports import lines_of, report
 from tests.unit.engine.engine_kit import Rig, a_plan
+
+__all__ = ["KEY", "OTHER_ZONE", "SETTLED_S", "ZONE", "DoubleClock", "Lab", "console_of", "lab_on", "report", "settings",
+           "succeed"]  # fmt: skip
 
 ZONE, OTHER_ZONE = "us-east-1a", "us-east-1b"
 #: Longer than any state of the double takes by default.
 SETTLED_S = 1.0
 KEY = "0a1b2c3d"
-
-
-class DoubleClock(Clock):
-    """The double's clock: sleeping moves it, so nobody waits."""
-
-    def __init__(self, double: Double) -> None:
-        self._double = double
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds(), UTC)
-
-    def seconds(self) -> float:
-        return float(self._double("clock"))
-
-    def sleep(self, seconds: float) -> None:
-        self._double.advance(seconds)
 
 
 def settings(double: Double, **extra: Any) -> Settings:
@@ -176,34 +161,9 @@ def lab_on(double: Double, **extra: Any) -> Lab:
     return Lab(double, Clients(settings(double, **extra), limiter))
 
 
-def console_of(report: dict[str, Any]) -> str:
+def console_of(found: dict[str, Any]) -> str:
     """Return what a node's serial console shows at its end (engine/platform_ec2.sh)."""
-    text = base64.b64encode(gzip.compress(json.dumps(report).encode(), mtime=0)).decode()
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    parts = [text[at : at + 800] for at in range(0, len(text), 800)]
-    head = f"RANKVOL-REPORT {digest}.{len(text)}"
-    lines = [f"{head} {number}/{len(parts)} {part}" for number, part in enumerate(parts, 1)]
-    return "[    0.0] Linux\r\n" + "\r\n".join(lines) + "\r\n[   99.0] reboot: Power down\r\n"
-
-
-def report(rank: int = 0, exit_code: int = 0, output: Any = None, **more: Any) -> dict[str, Any]:
-    """Return a report as the bootstrap writes it."""
-    encoded = base64.b64encode(json.dumps({"rank": rank} if output is None else output).encode()).decode()
-    return {
-        "version": 1,
-        "role": "rank",
-        "rank": rank,
-        "attempt": 1,
-        "phase": "done",
-        "exit_code": exit_code,
-        "output_b64": encoded,
-        "log_tail_b64": "",
-        "error_b64": "",
-        "collected": [],
-        "missing": [],
-        "reused": False,
-        **more,
-    }
+    return "[    0.0] Linux\r\n" + "\r\n".join(lines_of(found)) + "\r\n[   99.0] reboot: Power down\r\n"
 
 
 def succeed(_view: dict[str, Any], user_data: bytes) -> str:

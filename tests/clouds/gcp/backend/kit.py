@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from airflow_rankvol.backends._gcp_calls import RATES
 from airflow_rankvol.backends._gcp_connection import Session
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._rate import RateLimiter
-from airflow_rankvol.backends.base import Clock, Guard, NodeRequest, VolumeRequest
+from airflow_rankvol.backends.base import Guard, NodeRequest, VolumeRequest
 from airflow_rankvol.backends.gcp import GcpBackend
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.records import Attachment, Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
+from tests.clouds.common import reports
+from tests.clouds.common.clocks import DoubleClock
+from tests.clouds.common.reports import report
 from tests.clouds.gcp.client import OTHER_ZONE, ZONE, Double
 from tests.unit.engine.engine_kit import Rig, a_plan
 
@@ -28,22 +26,6 @@ __all__ = ["KEY", "OTHER_ZONE", "ZONE", "DoubleClock", "Lab", "lab_on", "report"
 #: Longer than any state of the double takes by default.
 SETTLED_S = 1.0
 KEY = "0a1b2c3d"
-
-
-class DoubleClock(Clock):
-    """The double's clock: sleeping moves it, so nobody waits."""
-
-    def __init__(self, double: Double) -> None:
-        self._double = double
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds(), UTC)
-
-    def seconds(self) -> float:
-        return float(self._double("clock"))
-
-    def sleep(self, seconds: float) -> None:
-        self._double.advance(seconds)
 
 
 def settings(double: Double, **extra: Any) -> Settings:
@@ -156,32 +138,8 @@ def lab_on(double: Double, **extra: Any) -> Lab:
 
 
 def lines_of(found: dict[str, Any]) -> str:
-    """Return the lines of a report as a node writes them (engine/bootstrap.sh)."""
-    text = base64.b64encode(gzip.compress(json.dumps(found).encode(), mtime=0)).decode()
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    parts = [text[at : at + 800] for at in range(0, len(text), 800)]
-    head = f"RANKVOL-REPORT {digest}.{len(text)}"
-    return "\n".join(f"{head} {number}/{len(parts)} {part}" for number, part in enumerate(parts, 1))
-
-
-def report(rank: int = 0, exit_code: int = 0, output: Any = None, **more: Any) -> dict[str, Any]:
-    """Return a report as the bootstrap writes it."""
-    encoded = base64.b64encode(json.dumps({"rank": rank} if output is None else output).encode()).decode()
-    return {
-        "version": 1,
-        "role": "rank",
-        "rank": rank,
-        "attempt": 1,
-        "phase": "done",
-        "exit_code": exit_code,
-        "output_b64": encoded,
-        "log_tail_b64": "",
-        "error_b64": "",
-        "collected": [],
-        "missing": [],
-        "reused": False,
-        **more,
-    }
+    """Return a report as a node writes it to its guest attributes and its serial port."""
+    return "\n".join(reports.lines_of(found))
 
 
 def succeed(_view: dict[str, Any], script: bytes) -> dict[str, Any]:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from airflow_rankvol.backends._aws_connection import Clients
-from airflow_rankvol.backends._aws_memory import Memory
-from airflow_rankvol.backends._aws_rate import Limiter
-from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import Clock, Selector
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.loop import Watch, launch
 from airflow_rankvol.engine.reap import RunState, reap, survey
 from airflow_rankvol.engine.step import Outcome, choose_attempt, mark_collected
@@ -27,46 +22,16 @@ from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.records import Slot
 from airflow_rankvol.spec.templates import NodeTemplate
-from tests.clouds.aws.backend.kit import ZONE, settings
-from tests.clouds.aws.client import Double
+from tests.clouds.common.client import Process
+from tests.clouds.common.clocks import AnyClock, OnlyClock, RealClock
+from tests.clouds.common.crash.ground import OWNER, Ground
 from tests.unit.engine.engine_kit import Rig, a_plan
 
-OWNER = "lab"
 RANKS = 4
 POLL_S = 5.0
 #: What nodes that really run do; disks.py stands in for it otherwise.
 COMMAND = 'echo "{\\"rank\\": $NODE_RANK}" | tee "$VOLUME_PATH/part" > "$RANKVOL_RESULT"'
 GATHER = 'echo "[$(cat "$RANKS_PATH"/*/data_volume/part | paste -sd, -)]" > "$RANKVOL_RESULT"'
-
-
-class OnlyClock(Clock):
-    """The double's clock for the only process that moves it: asked for once."""
-
-    def __init__(self, double: Double) -> None:
-        self._double = double
-        self._at = float(double("clock"))
-
-    def seconds(self) -> float:
-        return self._at
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self._at, UTC)
-
-    def sleep(self, seconds: float) -> None:
-        self._at = float(self._double("clock", advance_s=seconds))
-
-
-class RealClock(Clock):
-    """The world's clock, for nodes that really run."""
-
-    def seconds(self) -> float:
-        return self.now().timestamp()
-
-
-def clients_of(double: Double, clock: OnlyClock | RealClock) -> Clients:
-    """Return clients whose calls hang as long as the test wants."""
-    config = {"retries": {"total_max_attempts": 1}, "read_timeout": 60}
-    return Clients(settings(double, config_kwargs=config), Limiter(now=clock.seconds, sleep=clock.sleep))
 
 
 class Journal:
@@ -94,21 +59,18 @@ class Way:
     """The stages of a run on the double, with one volume and one node per rank.
 
     Args:
-        made: boto3 clients to use, where somebody has made them.
         real: whether the nodes really run.
     """
 
-    double: Double
+    ground: Ground
+    double: Process
     journal: Journal
-    made: Mapping[str, Any] = field(default_factory=dict)
     real: bool = False
-    clock: OnlyClock | RealClock = field(init=False)
-    clients: Clients = field(init=False)
+    clock: AnyClock = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = RealClock() if self.real else OnlyClock(self.double)
-        self.clients = clients_of(self.double, self.clock)
-        self.clients._clients.update(self.made)
+        self._connection = self.ground.connect(self.double, self.clock)
 
     @property
     def _poll_s(self) -> float:
@@ -136,25 +98,21 @@ class Way:
         selector = Selector(OWNER)
         backend = self._backend()
         _, problems = reap(backend, selector, survey(backend, selector, lambda _dag, _run: RunState.ENDED))
-        assert problems == {}
+        assert problems == {}, problems
 
     def _stage(self, name: str, act: Callable[[int], Any]) -> None:
         if name not in self.journal.entries:
             self.journal.write(name, act(self.journal.begin(name)))
 
-    def _backend(self) -> AwsBackend:
-        backend = AwsBackend(
-            self.clients, poll_interval_s=self._poll_s, clock=self.clock, memory=Memory(self.clock.seconds)
-        )
-        backend.concurrency = 1  # the order of the calls must not change
-        return backend
+    def _backend(self) -> Any:
+        return self.ground.backend(self._connection, self.clock, self._poll_s)
 
     def _rig(self) -> Rig:
-        node = NodeTemplate(machine_type="m7i.large", zones=(ZONE,))
+        node = NodeTemplate(machine_type=self.ground.machine_type, zones=(self.ground.zone,))
         commands: dict[str, Any] = {}
         if self.real:
-            commands = {"commands": [COMMAND], "gather": [GATHER], "volume_template": {"size": "1GB"}}
-        rig = Rig(cast("Any", self._backend()), a_plan(RANKS, owner=OWNER, node=node, **commands))
+            commands = {"commands": [COMMAND], "gather": [GATHER], "volume_template": {"size": self.ground.size}}
+        rig = Rig(self._backend(), a_plan(RANKS, owner=OWNER, node=node, **commands))
         rig.slots = [Slot.from_dict(raw) for raw in self.journal.entries.get("create", ())]
         return rig
 

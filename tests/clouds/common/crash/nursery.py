@@ -1,4 +1,4 @@
-"""``python -m tests.clouds.aws.crash.nursery URL [--real]``: does ways in child processes, one after the other.
+"""``python -m tests.clouds.common.crash.nursery GROUND URL [--real]``: does ways in child processes, one by one.
 
 Each line that it reads is the path of a journal; it answers with the pid of the child that goes on from there, and with
 the child's wait status once that has ended. What takes long, the imports and the clients, is done before the fork.
@@ -6,35 +6,35 @@ the child's wait status once that has ended. What takes long, the imports and th
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
-from tests.clouds.aws.client import Double
-from tests.clouds.aws.crash.way import Journal, OnlyClock, Way, clients_of
+from tests.clouds.common.client import Process
+from tests.clouds.common.crash.ground import Ground
+from tests.clouds.common.crash.way import Journal, Way
 
 
 def main() -> None:
     """Serve until the input ends."""
-    double = Double(Path("unused"))
-    double.url = sys.argv[1]
-    clients = clients_of(double, OnlyClock(double))
-    clients.get("ec2"), clients.get("ssm")
-    made = clients._clients  # no connection is open yet, so the children may have them
+    ground: Ground = importlib.import_module(sys.argv[1]).GROUND
+    double = ground.double(Path("unused"))
+    double.url = sys.argv[2]
+    ground.warm(double)
     for line in iter(sys.stdin.readline, ""):
         pid = os.fork()
         if pid == 0:
-            _child(double, Path(line.strip()), made)
+            _child(ground, double, Path(line.strip()))
         _say(pid)
         _say(os.waitpid(pid, 0)[1])
 
 
-def _child(double: Double, journal: Path, made: dict[str, Any]) -> None:
+def _child(ground: Ground, double: Process, journal: Path) -> None:
     status = 1
     try:
-        Way(double, Journal(journal), made, "--real" in sys.argv).go()
+        Way(ground, double, Journal(journal), "--real" in sys.argv).go()
         status = 0
     except BaseException:  # noqa: BLE001 - whatever it is, the child ends here, and the test sees it
         traceback.print_exc()
