@@ -79,10 +79,9 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
-    """A package of one module, ``rankvol_tiny``, with ``NAME``."""
-    path = tmp_path / WHEEL
+def write_wheel(folder: Path) -> Path:
+    """Write a package of one module, ``rankvol_tiny``, with ``NAME``."""
+    path = folder / WHEEL
     contents = {
         "rankvol_tiny.py": "NAME = 'tiny'\n",
         "rankvol_tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: rankvol-tiny\nVersion: 1.0\n",
@@ -93,6 +92,11 @@ def wheel(tmp_path: Path) -> Path:
         for name, text in {**contents, "rankvol_tiny-1.0.dist-info/RECORD": record}.items():
             archive.writestr(name, text)
     return path
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    return write_wheel(tmp_path)
 
 
 def _sha256(text: str) -> str:
@@ -207,22 +211,24 @@ def test_without_uv_it_is_a_pip_that_installs(node: Node, wheel: Path) -> None:
 
 
 def test_uv_comes_before_pip_and_pip_before_a_venv(monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(command: str) -> str | None:
-        return f"/bin/{command}" if uv else None
-
-    monkeypatch.setattr(shutil, "which", found)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if pip else None)
+    there = {"uv", "pip", "venv"}
     calls: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or status)
-    status, uv, pip = 0, True, True
+
+    def call(command: list[str]) -> int:
+        calls.append(command)
+        return 0 if "venv" in there else 1
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in there else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(subprocess, "call", call)
     assert installer()[:3] == ["/bin/uv", "pip", "install"]
-    uv = False
+    there.remove("uv")
     assert installer()[:4] == [sys.executable, "-m", "pip", "install"]
     assert calls == []
-    pip = False
+    there.remove("pip")
     assert installer()[:4] == ["_rankvol/venv/bin/python3", "-m", "pip", "install"]
     assert calls == [[sys.executable, "-m", "venv", "_rankvol/venv"]]
-    status = 1
+    there.remove("venv")
     with pytest.raises(SystemExit, match="neither uv nor pip"):
         installer()
 
