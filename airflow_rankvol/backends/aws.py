@@ -46,7 +46,7 @@ class AwsBackend:
     concurrency = 64
     listing_lag_s = UNSEEN_S
     #: GetConsoleOutput gives the whole console, one instance a call: it is read with the report, when a node has ended.
-    log_interval_s = None
+    log_interval_s: float | None = None
 
     def __init__(
         self,
