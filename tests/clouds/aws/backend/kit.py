@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import gzip
 import re
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_memory import Memory
 from airflow_rankvol.backends._aws_rate import Limiter
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.backends.base import Guard, NodeRequest, VolumeRequest
 from airflow_rankvol.backends.settings import Settings
-from airflow_rankvol.records import Attachment, Group, Node, Observation, Volume
-from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
+from airflow_rankvol.records import Node, Volume
 from tests.clouds.aws.client import AIRFLOW_KEY, Double
 from tests.clouds.common.clocks import DoubleClock
+from tests.clouds.common.lab import KEY, SETTLED_S, BackendLab
 from tests.clouds.common.reports import lines_of, report
-from tests.unit.engine.engine_kit import Rig, a_plan
 
 __all__ = ["KEY", "OTHER_ZONE", "SETTLED_S", "ZONE", "DoubleClock", "Lab", "console_of", "lab_on", "report", "settings",
            "succeed"]  # fmt: skip
 
 ZONE, OTHER_ZONE = "us-east-1a", "us-east-1b"
-#: Longer than any state of the double takes by default.
-SETTLED_S = 1.0
-KEY = "0a1b2c3d"
 
 
 def settings(double: Double, **extra: Any) -> Settings:
@@ -37,93 +31,24 @@ def settings(double: Double, **extra: Any) -> Settings:
     )
 
 
-@dataclass
-class Lab:
-    """A backend and one group on it."""
+class Lab(BackendLab[Double, Clients, AwsBackend]):
+    """On EC2."""
 
-    double: Double
-    clients: Clients
-    owner: str = "lab"
-    run: str = "run-1"
-    key: str = KEY
-    backend: AwsBackend = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.backend = self.process()
+    service, zone, machine_type, made_s = "ec2", ZONE, "m7i.large", SETTLED_S
 
     def process(self) -> AwsBackend:
-        """Return the backend as another process has it: it has seen nothing yet."""
         clock = DoubleClock(self.double)
         return AwsBackend(self.clients, poll_interval_s=5.0, clock=clock, memory=Memory(clock.seconds))
 
     @property
-    def group(self) -> Group:
-        return Group(self.owner, "dag", self.run, "group", self.key, f"{self.key[:-1]}d", "9f9f9f9f")
-
-    @property
-    def guard(self) -> Guard:
-        return Guard(self.owner, self.key)
-
-    def other(self) -> Lab:
-        """Another run's group."""
-        return Lab(self.double, self.clients, self.owner, "run-2", "ffffffff")
-
-    def request(self, rank: int = 0, zone: str | None = ZONE, **template: Any) -> VolumeRequest:
-        name = template.pop("name", f"data-{self.key}-{rank}")
-        made = VolumeTemplate.model_validate({"size": "10GB", **template})
-        return VolumeRequest(name, zone, made, self.group.tags(rank=rank), f"token-{rank}")
-
-    def volume(self, rank: int = 0, zone: str | None = ZONE, **template: Any) -> Volume:
-        """Create the volume of a rank, and let it become available."""
-        made = self.backend.create_volume(self.request(rank, zone, **template))
-        self.settle()
-        return made
-
-    def node_request(self, *volumes: Volume, rank: int = 0, attempt: int = 1, **template: Any) -> NodeRequest:
-        attachments = tuple(Attachment(volume.id, volume.name, "/data", rank) for volume in volumes)
-        name = f"rankvol-{self.key}-r{rank}-a{attempt}"
-        return NodeRequest(
-            name,
-            template.pop("zone", None),
-            NodeTemplate.model_validate({"machine_type": "m7i.large", **template}),
-            self.group.tags(rank=rank, attempt=attempt, role="rank"),
-            attachments,
-            "#!/bin/bash\ntrue\n",
-            3600.0,
-            f"token {name}",
-        )
-
-    def node(self, *volumes: Volume, **fields: Any) -> Node:
-        """Launch the node of a rank, and let it come up."""
-        made = self.backend.create_node(self.node_request(*volumes, **fields))
-        self.settle()
-        return made
-
-    def settle(self, seconds: float = SETTLED_S) -> None:
-        self.double.advance(seconds)
-
-    def see(self) -> Observation:
-        return self.backend.observe(self.group)
-
-    def seen_volume(self, volume: Volume) -> Volume:
-        found = self.see().volume(volume.id)
-        assert found is not None, f"{volume.label} is not listed"
-        return found
-
-    def seen_node(self, node: Node) -> Node:
-        found = self.see().node(node.id)
-        assert found is not None, f"{node.label} is not listed"
-        return found
+    def clients(self) -> Clients:
+        return self.connection
 
     def attached(self, volume: Volume, node: Node) -> None:
         """Attach as the engine does: on what was just observed."""
         self.see()
         self.backend.attach(volume.id, node.id)
         self.settle()
-
-    def count(self, action: str) -> int:
-        """Return how many calls of an EC2 action there were."""
-        return self.double.counts().get(f"ec2:{action}", 0)
 
     def foreign_volume(self, name: str, zone: str = ZONE, **tags: str) -> str:
         """Create a volume as somebody does by hand."""
@@ -147,11 +72,6 @@ class Lab:
             ],
         )
         return str(made["ImageId"])
-
-    def rig(self, nodes: int = 3, **job: Any) -> Rig:
-        """Return a run of a job on this backend, whose stages the test calls."""
-        fields = {"node": NodeTemplate(machine_type="m7i.large", zones=(ZONE,)), "gather": [], **job}
-        return Rig(cast("Any", self.backend), a_plan(nodes, owner=self.owner, **fields))
 
 
 def lab_on(double: Double, **extra: Any) -> Lab:
