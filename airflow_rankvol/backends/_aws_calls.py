@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_rankvol.backends._aws_connection import Clients
-from airflow_rankvol.backends._aws_errors import code_of, translate
+from airflow_rankvol.backends._aws_errors import code_of, sign_in_error, translate
 from airflow_rankvol.backends._aws_view import filters
 from airflow_rankvol.errors import BackendError
 
@@ -46,6 +46,11 @@ class Ec2:
             raise translate(exc, verb, resource, self._decoded(exc)) from exc
         except BotoCoreError as exc:
             raise translate(exc, verb, resource) from exc
+        except Exception as exc:  # the hook fetches credentials at the first call, by files, HTTP or other SDKs
+            refused = sign_in_error(exc, self.clients.conn_id, verb, resource)
+            if refused is None:
+                raise
+            raise refused from exc
 
     def pages(self, action: str, key: str, verb: str, resource: str, **parameters: Any) -> Iterator[Raw]:
         """Return all items of a list that comes in pages."""

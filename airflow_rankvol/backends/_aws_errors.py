@@ -62,6 +62,7 @@ TABLE: dict[str, Meaning] = {
     # Nothing to be had now.
     **dict.fromkeys(("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"), _CAPACITY),
     **dict.fromkeys(("InsufficientReservedInstanceCapacity", "SpotCapacityNotAvailable"), _CAPACITY),
+    "UnfulfillableCapacity": _CAPACITY,
     "InsufficientVolumeCapacity": Meaning(NoCapacity, "Use another zone or another volume type"),
     "SpotMaxPriceTooLow": Meaning(NoCapacity, "Raise max_price, or leave it out to pay up to the on-demand price"),
     "InsufficientFreeAddressesInSubnet": Meaning(NoCapacity, "The subnet has no address left; name another one"),
@@ -100,6 +101,9 @@ TABLE: dict[str, Meaning] = {
     ),
     "Unsupported": Meaning(FinalError, "This machine type is not offered there; name other zones or machine types"),
     "UnsupportedOperation": _ASKED,
+    "OperationNotPermitted": Meaning(
+        FinalError, "Switch its protection off (termination or stop protection), then clear this task"
+    ),
     "VPCIdNotSpecified": Meaning(FinalError, "The region has no default VPC; set NodeTemplate.subnets"),
     "MissingInput": Meaning(FinalError, "The zone has no default subnet; set NodeTemplate.subnets"),
     "ParameterNotFound": Meaning(FinalError, "No such public SSM parameter in this region; correct NodeTemplate.image"),
@@ -174,6 +178,18 @@ def translate(exc: Exception, verb: str, resource: str, decoded: str = "") -> Ra
     if isinstance(exc, _NO_CREDENTIALS):
         return AuthDenied(f"{exc}. {_CREDENTIALS.step}", **where)
     return FinalError(f"{type(exc).__name__}: {exc}", **where)
+
+
+def sign_in_error(exc: Exception, conn_id: str, verb: str, resource: str) -> AuthDenied | None:
+    """Return the error for what the hook's ways of signing in raise besides the SDK's errors; None for another one.
+
+    Web identity reads a token's file, and asks Google where it is so configured; SAML and GSSAPI speak HTTP.
+    """
+    package = type(exc).__module__.partition(".")[0]
+    if not isinstance(exc, OSError) and package not in ("airflow", "google", "requests"):
+        return None
+    text = f"the connection {conn_id} cannot sign in: {type(exc).__name__}: {exc}. Correct its login or its extra"
+    return AuthDenied(text, backend="aws", verb=verb, resource=resource)
 
 
 def _answered(exc: boto.ClientError, verb: str, resource: str, decoded: str) -> BackendError:

@@ -35,7 +35,8 @@ GO_TAG = "rankvol:go"
 #: Another machine type of the list may be had where these say that this one cannot.
 _NEXT_TYPE = frozenset(
     {"InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "Unsupported",
-     "SpotMaxPriceTooLow", "InvalidInstanceType", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"}
+     "UnfulfillableCapacity", "SpotMaxPriceTooLow", "InvalidInstanceType", "MaxSpotInstanceCountExceeded",
+     "VcpuLimitExceeded"}
 )  # fmt: skip
 
 
@@ -68,9 +69,10 @@ class Nodes:
             try:
                 self.ec2.call("TerminateInstances", "delete_node", f"{name} ({node_id})", InstanceIds=[node_id])
             except BackendError as exc:
-                # EC2 does not know a node for a moment after its launch: then it is not gone.
-                if code(exc) != "InvalidInstanceID.NotFound" or self.memory.just_launched(node_id):
+                if code(exc) != "InvalidInstanceID.NotFound":
                     raise
+                self._check_unknown(node_id, name, exc)
+                return
         self.memory.deleted_node(node_id)
 
     def tell(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
@@ -134,6 +136,15 @@ class Nodes:
                 continue
             nodes.append(self._view(_ended(raw) if deleted else raw, attached[raw["InstanceId"]]))
         return tuple(nodes)
+
+    def _check_unknown(self, node_id: str, name: str, refusal: BackendError) -> None:
+        """Raise unless EC2 neither lists a node that it did not know: for a moment after its launch, it may do both."""
+        if self.memory.just_launched(node_id):
+            raise refusal
+        listed = self.ec2.node(node_id, "delete_node")
+        if listed is not None and instance_state(listed) not in GOING:
+            text = f"EC2 lists it as {instance_state(listed)}, and yet does not know it; it is tried again"
+            raise NotReady(text, backend="aws", verb="delete_node", resource=f"{name} ({node_id})") from refusal
 
     def _view(self, raw: Raw, attached: int) -> Node:
         released = GO_TAG in tags_dict(raw)

@@ -54,8 +54,8 @@ def _mapping(value: object) -> object:
         found = None
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{reprlib.repr(value)} was found; an object of the template's fields is expected, or its JSON: a DAG Param "
-            "renders as that by '{{ params.node | tojson }}'"
+            f"{reprlib.repr(value)} was found; an object of the template's fields is expected, or its JSON: a DAG "
+            "Param renders as that by '{{ params.node | tojson }}'"
         )
     return found
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def ground(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AwsGround:
     if why_not():
         pytest.skip(f"nodes of EC2's double cannot run here: {why_not()}")
-    return AwsGround(request.getfixturevalue("_double"), monkeypatch)
+    return AwsGround(request.getfixturevalue("_ec2"), monkeypatch)
 
 
 def test_files_travel_through_buckets_in_both_directions(bench: DagBench, ground: AwsGround) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from airflow.exceptions import AirflowException
 from botocore import exceptions as boto
+from google.auth.exceptions import TransportError
 
-from airflow_rankvol.backends._aws_errors import TABLE, translate
+from airflow_rankvol.backends._aws_errors import TABLE, sign_in_error, translate
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
@@ -44,6 +46,7 @@ def test_a_known_code_has_a_meaning_and_a_next_step(code: str) -> None:
         ("RequestLimitExceeded", Throttled),
         ("InsufficientInstanceCapacity", NoCapacity),
         ("InsufficientVolumeCapacity", NoCapacity),
+        ("UnfulfillableCapacity", NoCapacity),
         ("VcpuLimitExceeded", QuotaExceeded),
         ("VolumeLimitExceeded", QuotaExceeded),
         ("MaxSpotInstanceCountExceeded", QuotaExceeded),
@@ -86,6 +89,20 @@ def test_an_unknown_code_counts_by_its_status(status: int, expected: type[Backen
 )
 def test_what_never_reached_aws_has_a_meaning_too(exc: Exception, expected: type[RankVolError]) -> None:
     assert type(translate(exc, "observe", "group")) is expected
+
+
+@pytest.mark.parametrize(
+    "exc", [FileNotFoundError(2, "No such file or directory", "/nope/token"), AirflowException("x"), TransportError()]
+)
+def test_what_keeps_the_hook_from_signing_in_names_the_connection(exc: Exception) -> None:
+    error = sign_in_error(exc, "aws_default", "observe", "group")
+    assert isinstance(error, AuthDenied)
+    assert f"the connection aws_default cannot sign in: {type(exc).__name__}" in str(error)
+    assert "Correct its login or its extra" in str(error)
+
+
+def test_a_bug_is_no_matter_of_signing_in() -> None:
+    assert sign_in_error(TypeError("x"), "aws_default", "observe", "group") is None
 
 
 def test_a_refusal_shows_what_sts_decoded_and_not_the_secret_text() -> None:

@@ -58,6 +58,12 @@ def test_an_images_data_disks_leave_fewer_places_for_volumes(lab: Lab) -> None:
     assert lab.backend.max_volumes(with_disk) == lab.backend.max_volumes(plain) - 1
 
 
+def test_without_spare_spot_capacity_the_next_machine_type_is_taken(lab: Lab) -> None:
+    lab.double.fault("error", "RunInstances", code="UnfulfillableCapacity", message="no spare capacity", status=500)
+    node = lab.node(lab.volume(), machine_type="m7i.large, m6i.large", spot=True)
+    assert lab.double.state()["instances"][node.id]["InstanceType"] == "m6i.large"
+
+
 def test_launching_twice_gives_the_same_node(lab: Lab) -> None:
     request = lab.node_request(lab.volume())
     assert lab.backend.create_node(request).id == lab.backend.create_node(request).id
