@@ -34,6 +34,8 @@ from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Ta
 
 # EC2 shows new tags within seconds; one that is not shown by then only keeps its volume until it expires.
 MARKED_TIMEOUT_S = 30.0
+# Airflow gives a killed task a minute ([core] killed_task_cleanup_time), and ending the node needs some of it.
+STOP_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,19 @@ def advance(backend: Backend, work: Work, observation: Observation, launcher: La
 
 
 def stop_own(backend: Backend, work: Work) -> Node | None:
-    """End this attempt's node, if it runs, and return it; its volumes stay."""
-    node = own_node(work, patiently(backend, backend.observe, work.group))
+    """End this attempt's node, if it runs, and return it; its volumes stay.
+
+    One that was launched a moment ago may not be listed yet: it is looked for a little longer, as far as a task that
+    ends has time.
+    """
+    node: Node | None = None
+
+    def listed() -> bool:
+        nonlocal node
+        node = own_node(work, patiently(backend, backend.observe, work.group))
+        return node is not None
+
+    wait_until(backend, listed, timeout_s=min(backend.listing_lag_s, STOP_S))
     if node and node.state is not NodeState.ENDED:
         patiently(backend, backend.delete_node, node.id, _guard(work))
     return node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
@@ -30,13 +30,7 @@ class Kept:
 
     def to_dict(self) -> dict[str, object]:
         """Return the plain form."""
-        return {
-            "name": self.name,
-            "id": self.id,
-            "rank": self.rank,
-            "reason": self.reason,
-            "expiry": self.expiry,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +71,84 @@ def teardown(
     Raises:
         LeakError: naming every node and volume that should have gone and is still there.
     """
-    wanted = {volume.name: volume for slot in plan.slots for volume in slot.volumes} if plan else {}
-    observation = patiently(backend, backend.observe, group)
-    problems: dict[str, str] = {}
-    own = [node for node in observation.nodes if node.tags and node.tags.key == group.key]
-    mark_kept(backend, group, observation, wanted, collected, problems, sure=sure)
-    nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=nodes_timeout_s)
-    observation = patiently(backend, backend.observe, group)
-    doomed: list[tuple[Volume, Guard]] = []
-    kept: list[Kept] = []
-    for volume in observation.volumes:
-        kept_for = _other_user(group, volume, {node.id for node in own})
-        if kept_for:
-            kept.append(kept_for)
-            continue
-        verdict = _verdict(group, volume, wanted.get(volume.name), collected)
-        if verdict is None:
-            continue
-        if isinstance(verdict, Guard):
-            doomed.append((volume, verdict))
-        else:
-            kept.append(verdict)
-    stays = {item.id for item in kept} if sure else set()  # the next try has to have them, too
-    give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
-    deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=volumes_timeout_s)
-    if problems:
-        raise leak(problems)
-    return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
+    begun = backend.clock.now()
+    ending = _Ending(backend, group, plan, collected, sure, nodes_timeout_s, volumes_timeout_s)
+    report = ending.once(patiently(backend, backend.observe, group))
+    if _all_collected(plan, collected):
+        return report  # every node was seen to its end
+    # A task that was killed may have made something a moment ago that no listing has shown until now.
+    backend.clock.sleep(max(0.0, backend.listing_lag_s - (backend.clock.now() - begun).total_seconds()))
+    late = patiently(backend, backend.observe, group)
+    if not ending.is_news(late):
+        return report
+    again = ending.once(late)
+    return TeardownReport((*report.deleted, *again.deleted), again.kept, (*report.nodes, *again.nodes))
+
+
+def _all_collected(plan: Plan | None, collected: Collection[int] | None) -> bool:
+    return plan is not None and {slot.rank for slot in plan.slots} <= set(collected or ())
+
+
+@dataclass(slots=True)
+class _Ending:
+    """The removal of what one observation shows, as often as there is something new."""
+
+    backend: Backend
+    group: Group
+    plan: Plan | None
+    collected: Collection[int] | None
+    sure: bool
+    nodes_timeout_s: float
+    volumes_timeout_s: float
+    _known: set[str] = field(default_factory=set)
+
+    def is_news(self, observation: Observation) -> bool:
+        """Say whether there is something of the group that was not dealt with."""
+        seen = {node.id for node in self._own(observation)} | {volume.id for volume in observation.volumes}
+        return not seen <= self._known
+
+    def once(self, observation: Observation) -> TeardownReport:
+        """Remove what is to go.
+
+        Raises:
+            LeakError: naming what should have gone and is still there.
+        """
+        backend, group = self.backend, self.group
+        problems: dict[str, str] = {}
+        wanted = {volume.name: volume for slot in self.plan.slots for volume in slot.volumes} if self.plan else {}
+        own = self._own(observation)
+        mark_kept(backend, group, observation, wanted, self.collected, problems, sure=self.sure)
+        nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=self.nodes_timeout_s)
+        observation = patiently(backend, backend.observe, group)
+        self._known |= {node.id for node in own} | {volume.id for volume in observation.volumes}
+        doomed, kept = self._sorted_out(observation, wanted, {node.id for node in own})
+        stays = {item.id for item in kept} if self.sure else set()  # the next try has to have them, too
+        give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
+        deleted = delete_volumes(
+            backend, doomed, lambda: backend.observe(group), problems, timeout_s=self.volumes_timeout_s
+        )
+        if problems:
+            raise leak(problems)
+        return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
+
+    def _own(self, observation: Observation) -> list[Node]:
+        return [node for node in observation.nodes if node.tags and node.tags.key == self.group.key]
+
+    def _sorted_out(
+        self, observation: Observation, wanted: Mapping[str, PlannedVolume], own: Collection[str]
+    ) -> tuple[list[tuple[Volume, Guard]], list[Kept]]:
+        """Return the volumes that go, and those that stay."""
+        doomed: list[tuple[Volume, Guard]] = []
+        kept: list[Kept] = []
+        for volume in observation.volumes:
+            verdict = _other_user(self.group, volume, own) or _verdict(
+                self.group, volume, wanted.get(volume.name), self.collected
+            )
+            if isinstance(verdict, Guard):
+                doomed.append((volume, verdict))
+            elif verdict is not None:
+                kept.append(verdict)
+        return doomed, kept
 
 
 def leak(problems: Mapping[str, str]) -> LeakError:

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_rankvol import triggers
 from airflow_rankvol.engine.loop import Watch, run
+from airflow_rankvol.engine.step import advance, stop_own
 from airflow_rankvol.errors import RankFailed
 from airflow_rankvol.triggers import RankTrigger
 from tests.clouds.aws.backend.kit import Lab, succeed
@@ -94,3 +95,58 @@ def test_a_gang_goes_on_when_a_peer_is_not_listed_for_a_moment(lab: Lab) -> None
         assert [watch.step(rig.observe()) for watch in watches] == [None, None]
         lab.settle(5)
     assert lab.count("TerminateInstances") == 0
+
+
+ALWAYS = {"volume_template": {"size": "1GB", "reclaim": "delete_always"}}
+
+
+def alive(lab: Lab) -> list[str]:
+    """Return the states of the nodes that still cost money."""
+    states = [found["State"]["Name"] for found in lab.double.state()["instances"].values()]
+    return [state for state in states if state not in ("shutting-down", "terminated")]
+
+
+def other_process(lab: Lab, **job: Any) -> Rig:
+    """Return the same run in a process that has seen nothing of it."""
+    rig = lab.rig(1, **job)
+    rig.backend = cast("Any", lab.process())
+    return rig
+
+
+def test_a_node_that_ec2_lists_but_says_not_to_know_is_terminated_nevertheless(lab: Lab) -> None:
+    """By a teardown in a process that did not launch it."""
+    rig = lab.rig(1, **ALWAYS)
+    rig.create()
+    assert rig.launch(rig.begin(0)) is None
+    lab.settle(1)
+    unknown = {"code": "InvalidInstanceID.NotFound", "message": "The instance ID does not exist", "status": 400}
+    lab.double.fault("error", "TerminateInstances", **unknown)
+    assert len(other_process(lab, **ALWAYS).teardown().nodes) == 1
+    lab.settle(120)
+    assert (alive(lab), lab.double.state()["volumes"]) == ([], {})
+    assert lab.count("TerminateInstances") == 2
+
+
+def test_a_teardown_finds_what_is_unlisted_when_it_begins(lab: Lab) -> None:
+    rig = lab.rig(1, **ALWAYS)
+    slots = rig.create()
+    assert rig.launch(rig.begin(0)) is None
+    lab.settle(30)
+    for resource in (slots[0].volumes[0].id, node_of(lab)):
+        lab.double("unlist", resource=resource, seconds=3.0)
+    report = other_process(lab, **ALWAYS).teardown()
+    assert (len(report.nodes), len(report.deleted)) == (1, 1)
+    lab.settle(300)
+    assert (alive(lab), lab.double.state()["volumes"]) == ([], {})
+
+
+def test_a_rank_that_is_killed_right_after_its_launch_leaves_no_node(lab: Lab) -> None:
+    rig = lab.rig(1)
+    rig.create()
+    lab.double.settings(visible_s=8.0)
+    work = rig.begin(0)
+    advance(rig.backend, work, rig.observe(), rig.launcher())
+    assert lab.count("RunInstances") == 1
+    assert stop_own(rig.backend, work) is not None
+    lab.settle(120)
+    assert alive(lab) == []

@@ -1,0 +1,83 @@
+"""What was made a moment ago and is in no listing yet: whoever ends things finds it nevertheless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.engine.step import advance, stop_own
+from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings
+
+from .engine_kit import Rig, a_rig
+
+LAG_S = 8.0
+
+
+def a_slow_rig(**fields: Any) -> Rig:
+    """Return a run whose volumes are listed, on a cloud that lists what is new only after a while."""
+    backend = FakeBackend(timings=replace(Timings(), lag_s=LAG_S))
+    backend.listing_lag_s = 60.0
+    return a_rig(1, backend=backend, **fields)
+
+
+def launched_only(rig: Rig) -> None:
+    """Launch rank 0, and see nothing of it: its task was killed right after the call."""
+    rig.backend.clock.sleep(LAG_S)
+    advance(rig.backend, rig.work(0), rig.observe(), rig.launcher())
+    assert rig.backend.count("create_node") == 1
+    assert not rig.observe().nodes
+
+
+def test_a_killed_task_ends_the_node_that_it_has_just_launched() -> None:
+    rig = a_slow_rig()
+    launched_only(rig)
+    node = stop_own(rig.backend, rig.work(0))
+    assert node is not None
+    rig.backend.clock.sleep(600)
+    assert all(machine.state == "ended" for machine in rig.observe().nodes)
+    assert rig.backend.count("delete_node") == 1
+
+
+def test_where_listings_are_up_to_date_a_killed_task_does_not_wait_for_a_node() -> None:
+    rig = a_rig(1)
+    before = rig.backend.clock.now()
+    assert stop_own(rig.backend, rig.work(0)) is None
+    assert rig.backend.clock.now() == before
+
+
+def test_a_teardown_ends_a_node_that_was_launched_a_moment_ago() -> None:
+    rig = a_slow_rig(volume_template={"reclaim": "delete_always"})
+    launched_only(rig)
+    report = teardown(rig.backend, rig.group, rig.plan, collected=())
+    assert len(report.nodes) == 1
+    assert report.deleted == (rig.slots[0].volumes[0].name,)
+    assert rig.backend.is_empty
+
+
+def test_a_teardown_deletes_volumes_that_were_created_a_moment_ago() -> None:
+    rig = a_slow_rig(created=False, volume_template={"reclaim": "delete_always"})
+    rig.backend.faults.fail("create_volume", SimulatedCrash(), when="after")
+    with pytest.raises(SimulatedCrash):
+        rig.create()
+    rig.backend.revive()
+    assert not rig.observe().volumes
+    report = teardown(rig.backend, rig.group, rig.plan, collected=())
+    assert report.deleted == (f"data-volume-{rig.plan.key}-0",)
+    assert rig.backend.is_empty
+
+
+def test_where_every_rank_was_collected_the_teardown_does_not_wait() -> None:
+    """Then every node was seen to its end."""
+    rig = a_slow_rig()
+    rig.run_rank(0)
+    assert rig.gather().error is None
+    rig.backend.clock.sleep(LAG_S)
+    looks, before = rig.backend.count("observe"), rig.backend.clock.now()
+    assert teardown(rig.backend, rig.group, rig.plan, collected=[0]).deleted
+    waited_s = (rig.backend.clock.now() - before).total_seconds()
+    assert waited_s < rig.backend.listing_lag_s
+    assert rig.backend.count("observe") - looks <= 8
+    assert rig.backend.is_empty
