@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, XComArg
 from pydantic import BaseModel, ValidationError
 
+from airflow_rankvol._node_log import NodeLog, secrets_of
 from airflow_rankvol._runs import run_state
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.loop import launch, run
@@ -232,11 +233,12 @@ class RankJobOperator(BaseOperator):
                         stop_own(backend, other)
                 return [failed]
         if not deferrable:
-            return [run(backend, work, launcher) for work in works]
+            with closing(NodeLog(self.log, works)) as shown:
+                return [run(backend, work, launcher, shown.of(work)) for work in works]
         from airflow_rankvol.triggers import RankTrigger
 
         first, *parts = [work.to_dict() for work in works]
-        trigger = RankTrigger(conn_id=self.conn_id, work=first, succeeded=list(succeeded), parts=parts)
+        trigger = RankTrigger(self.conn_id, first, list(succeeded), parts, masked=secrets_of(launcher))
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError  # not reached: defer() raises
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_rankvol._node_log import masked
 from airflow_rankvol.errors import (
     DeadlineExceeded,
     GatherFailed,
@@ -45,8 +46,9 @@ def ending_of(outcome: Outcome, succeeded: Collection[int] = ()) -> dict[str, An
             "results were collected earlier and its volume deleted. Clear the whole task group to compute everything "
             "again"
         )
+    result = outcome.result.to_dict()
     return {
-        "result": outcome.result.to_dict(),
+        "result": {**result, "log_tail": masked(result["log_tail"])},
         "output": outcome.result.output,
         "error": message,
         "error_type": type(error).__name__ if error else "",

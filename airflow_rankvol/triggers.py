@@ -1,73 +1,27 @@
-"""The trigger that waits for a node, and the observer that all triggers of one group share."""
+"""The trigger that waits for a node and ends its task."""
 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_rankvol._endings import ending_of_parts, log_failure, xcoms_of
-from airflow_rankvol.backends.base import Backend
+from airflow_rankvol._node_log import NodeLog
+from airflow_rankvol._observer import in_thread, observer_of
 from airflow_rankvol.engine.loop import Watch
+from airflow_rankvol.engine.patience import Patience
 from airflow_rankvol.engine.step import Outcome, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import BackendError, RetryableError
+from airflow_rankvol.errors import AuthDenied, BackendError, RetryableError
 from airflow_rankvol.hooks import aget_backend
-from airflow_rankvol.records import Group, Observation
 
-
-class GroupObserver:
-    """One batched observation per interval for all triggers of one group, however many wait."""
-
-    def __init__(self, backend: Backend, group: Group) -> None:
-        self._backend = backend
-        self._group = group
-        self._waiters: list[asyncio.Future[Observation]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._last = float("-inf")
-
-    async def observe(self) -> Observation:
-        """Return an observation that began after this call: an older one may miss what the caller just made."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Observation] = loop.create_future()
-        self._waiters.append(waiter)
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._serve())
-        return await waiter
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiters:
-            await asyncio.sleep(max(0.0, self._last + self._backend.poll_interval_s - loop.time()))
-            waiters, self._waiters = self._waiters, []
-            self._last = loop.time()
-            try:
-                observation = await asyncio.to_thread(self._backend.observe, self._group)
-            except Exception as exc:  # noqa: BLE001 - every waiter gets it, whatever it is
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(exc)
-                continue
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(observation)
-
-
-_observers: weakref.WeakValueDictionary[tuple[int, str, str], GroupObserver] = weakref.WeakValueDictionary()
-
-
-def observer_of(conn_id: str, backend: Backend, group: Group) -> GroupObserver:
-    """Return the observer that every trigger of this group in this event loop shares."""
-    key = (id(asyncio.get_running_loop()), conn_id, group.key)
-    observer = _observers.get(key)
-    if observer is None:
-        observer = GroupObserver(backend, group)
-        _observers[key] = observer
-    return observer
+if TYPE_CHECKING:
+    from airflow_rankvol.engine.follow import Screen
 
 
 class RankTrigger(BaseTrigger):
@@ -81,6 +35,8 @@ class RankTrigger(BaseTrigger):
         work: the plain form of ``engine.work.Work``: which node, which volumes, which limits.
         succeeded: for gather, the ranks whose tasks had succeeded.
         parts: where several nodes share the gathering, the work of the others.
+        masked: what Airflow masked in the task and a node may print. Airflow keeps a trigger's fields encrypted, and
+            shows them to nobody.
     """
 
     def __init__(
@@ -89,21 +45,31 @@ class RankTrigger(BaseTrigger):
         work: dict[str, Any],
         succeeded: list[int] | None = None,
         parts: list[dict[str, Any]] | None = None,
+        masked: list[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is not annotated
         self.conn_id = conn_id
         self.work = work
         self.succeeded = succeeded or []
         self.parts = parts or []
+        self.masked = masked or []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return everything that another triggerer needs to go on."""
-        fields = {"conn_id": self.conn_id, "work": self.work, "succeeded": self.succeeded, "parts": self.parts}
+        names = ("conn_id", "work", "succeeded", "parts", "masked")
+        fields = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", fields
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Step until the node's work has ended, then yield the one event."""
-        ending = ending_of_parts(await asyncio.gather(*map(self._wait, self._works())), self.succeeded)
+        await self._mask()
+        works = self._works()
+        shown = NodeLog(self.log, works)
+        try:
+            outcomes = await asyncio.gather(*(self._wait(work, shown.of(work)) for work in works))
+        finally:
+            shown.close()
+        ending = ending_of_parts(outcomes, self.succeeded)
         # dag.test() runs triggers inline, without a triggerer to end the task.
         if self.trigger_id is None:
             yield TriggerEvent(ending)
@@ -143,21 +109,34 @@ class RankTrigger(BaseTrigger):
         works = self._works()
         whole = replace(works[0], slots=tuple(slot for work in works for slot in work.slots))
         try:
-            await asyncio.to_thread(mark_collected, await aget_backend(self.conn_id), whole, ranks)
+            await in_thread(mark_collected, await aget_backend(self.conn_id), whole, ranks)
         except BackendError as exc:
             self.log.warning("The result is stored, but its volumes could not be marked as collected: %s", exc)
 
-    async def _wait(self, work: Work) -> Outcome:
-        backend = await aget_backend(self.conn_id)
-        observer = observer_of(self.conn_id, backend, work.group)
-        watch = Watch(backend, work)
+    async def _mask(self) -> None:
+        """Have masked in this triggerer what was masked in the task."""
+        from airflow.sdk.log import amask_secret
+
+        for secret in self.masked:
+            await amask_secret(secret)
+
+    async def _wait(self, work: Work, screen: Screen) -> Outcome:
+        observer = observer_of(self.conn_id, work.group, partial(aget_backend, self.conn_id))
+        watch = Watch(await observer.backend(), work, screen)
+        patience = Patience(work, self.conn_id)
         while True:
             try:
-                observation = await observer.observe()
-            except RetryableError as exc:
-                self.log.warning("Could not observe %s: %s", work.node_name, exc)
+                outcome = await in_thread(watch.step, await observer.observe(watch.wants))
+            except (RetryableError, AuthDenied) as exc:
+                backend = await observer.backend()
+                watch.use(backend)
+                lost = patience.lost_by(exc, backend.clock.now())
+                if lost:
+                    return lost
+                if word := patience.word():
+                    self.log.warning("%s", word)
                 continue
-            outcome = await asyncio.to_thread(watch.step, observation)
+            patience.recover()
             if outcome:
                 return outcome
 
@@ -167,7 +146,7 @@ class RankTrigger(BaseTrigger):
     async def _stop(self) -> None:
         backend = await aget_backend(self.conn_id)
         for work in self._works():
-            node = await asyncio.to_thread(stop_own, backend, work)
+            node = await in_thread(stop_own, backend, work)
             if node:
                 self.log.info("Stopped %s of %s", node.label, work.label)
 

@@ -46,7 +46,7 @@ class Follower:
     def __init__(
         self, backend: Backend, work: Work, screen: Screen, chance: Callable[[], float] = random.random
     ) -> None:
-        self._backend = backend
+        self.backend = backend
         self._work = work
         self._screen = screen
         self._chance = chance
@@ -64,7 +64,7 @@ class Follower:
         """Say whether a node's log is to be looked at now; the first time within one interval."""
         if not self._streams or self._left <= 0 or node is None or node.state is not NodeState.RUNNING:
             return False
-        now = self._backend.clock.now()
+        now = self.backend.clock.now()
         if self._due is None:
             self._due = now + timedelta(seconds=self._interval_s * self._chance())
         return now >= self._due
@@ -72,7 +72,7 @@ class Follower:
     def follow(self, node: Node) -> None:
         """Show what is new of a node that runs; of much, the first part."""
         self._read(node)
-        self._due = self._backend.clock.now() + timedelta(
+        self._due = self.backend.clock.now() + timedelta(
             seconds=self._interval_s * self._slower * (0.9 + 0.2 * self._chance())
         )
         self._show(TURN_CHARS)
@@ -102,7 +102,7 @@ class Follower:
     def _read(self, node: Node) -> bool:
         """Take what is new; say whether there is more."""
         try:
-            part = self._backend.read_log(node.id, self._position)
+            part = self.backend.read_log(node.id, self._position)
         except Exception as exc:  # noqa: BLE001 - a log that cannot be read is no reason to fail
             self._not_read(node, exc)
             return False

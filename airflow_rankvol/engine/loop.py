@@ -37,6 +37,12 @@ class Watch:
         self._missing_since: datetime | None = None
         self._came_up = False
 
+    def use(self, backend: Backend) -> None:
+        """Go on with the same backend by other credentials."""
+        self._backend = backend
+        if self._follower:
+            self._follower.backend = backend
+
     def wants(self, observation: Observation) -> bool:
         """Say whether there is something to do; quick, and calls nothing: most ranks only wait most of the time."""
         if self._may_exist(observation):

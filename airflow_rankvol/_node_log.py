@@ -1,0 +1,108 @@
+"""What nodes print, in the log of their task: as a group that Airflow folds, its secrets masked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_rankvol.engine.work import Work
+
+if TYPE_CHECKING:
+    from airflow_rankvol.engine.follow import Screen
+    from airflow_rankvol.engine.launch import Launcher
+
+#: Larger files are data rather than what a secret is written into.
+SEARCHED_BYTES = 262_144
+
+
+class Logger(Protocol):
+    """As much of a task's logger as is needed here."""
+
+    def info(self, event: Any, /, *args: Any) -> Any: ...
+
+    def warning(self, event: Any, /, *args: Any) -> Any: ...
+
+
+class NodeLog:
+    """One group of lines for all nodes of a task; opened with the first line."""
+
+    def __init__(self, log: Logger, works: Sequence[Work]) -> None:
+        self._log = log
+        self._works = works
+        self._lock = threading.Lock()  # the parts of gather come from several threads
+        self._open = False
+
+    def of(self, work: Work) -> Screen:
+        """Return where one node's output goes; where there are several, each line says whose it is."""
+        return _Part(self, f"part {work.part}: " if len(self._works) > 1 else "")
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Log lines of a node's output."""
+        # As one text: a secret may have several lines, and Airflow masks one message after the other.
+        text = masked("\n".join(lines))
+        with self._lock:
+            if not self._open:
+                self._open = True
+                nodes = ", ".join(work.node_name for work in self._works)
+                whose = self._works[0].label if len(self._works) == 1 else self._works[0].role
+                self._log.info("::group::Output of %s (%s)", whose, nodes)
+            for line in text.split("\n"):
+                self._log.info("%s", line)
+
+    def warn(self, message: str) -> None:
+        """Log why something cannot be shown."""
+        self._log.warning("%s", message)
+
+    def close(self) -> None:
+        """End the group: what follows is of the task again."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._log.info("::endgroup::")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One node's lines among those of others."""
+
+    whole: NodeLog
+    prefix: str
+
+    def show(self, lines: Sequence[str]) -> None:
+        self.whole.show([f"{self.prefix}{line}" for line in lines])
+
+    def warn(self, message: str) -> None:
+        self.whole.warn(message)
+
+
+def masked(text: str) -> str:
+    """Return a text without what Airflow masks in this process."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
+
+    return str(redact(text))
+
+
+def secrets_of(launcher: Launcher) -> list[str]:
+    """Return what Airflow masks in this process, the task's, and a node can print: it stands in what the node is given.
+
+    A triggerer has not read the Variables and connections that templates of the task were rendered with, so it knows
+    none of them by itself.
+    """
+    from airflow.sdk._shared.secrets_masker import _secrets_masker
+
+    known = _secrets_masker().replacer
+    if known is None:
+        return []
+    return sorted({secret for text in _texts(launcher) for secret in known.findall(text)})
+
+
+def _texts(launcher: Launcher) -> Iterator[str]:
+    job = launcher.job
+    env: Mapping[str, str] = job.env
+    yield from (str(value) for value in env.values())
+    yield from (*job.commands, *job.gather)
+    for content in launcher.files.values():
+        if len(content) <= SEARCHED_BYTES:
+            yield content.decode(errors="replace")
