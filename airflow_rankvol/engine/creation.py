@@ -173,6 +173,17 @@ def zone_of(slot: PlannedSlot, found: Found) -> str | None:
     return next((found[v.name][0].zone for v in slot.volumes if v.name in found), None)
 
 
+def has_open_zone(plan: Plan, found: Found) -> bool:
+    """Say whether a volume that is missing may go to one of several zones, so that tries may differ in it.
+
+    A rank stays where it has a volume, and ranks whose job names no zone stay together.
+    """
+    zones = {*plan.job.node.effective_zones}
+    if len(zones) == 1 or all(wanted.name in found for wanted in plan.volumes()):
+        return False
+    return any(zone_of(slot, found) is None for slot in plan.slots) if zones else not found
+
+
 def request_of(
     group: Group,
     wanted: PlannedVolume,

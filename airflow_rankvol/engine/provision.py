@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend
 from airflow_rankvol.engine.calls import patiently, wait_until
-from airflow_rankvol.engine.creation import Creation, zone_of
+from airflow_rankvol.engine.creation import Creation, has_open_zone, zone_of
 from airflow_rankvol.engine.marks import check_claims, hand_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
@@ -36,7 +37,7 @@ def provision(
         LeakError: the creation failed and some of its volumes could not be removed again.
     """
     group = group_of(plan)
-    found = patiently(backend, _found, backend, group, plan, lives)
+    found = _found_for_sure(backend, lambda: _found(backend, group, plan, lives), plan, generation)
     new = frozenset(v.name for slot in plan.slots for v in slot.volumes if v.name not in found)
     creation = Creation(backend, group, plan, generation, found, new)
     try:
@@ -53,6 +54,22 @@ def provision(
         creation.roll_back(exc)
         raise
     return slots
+
+
+def _found_for_sure(
+    backend: Backend, look: Callable[[], dict[str, tuple[Volume, bool]]], plan: Plan, generation: int
+) -> dict[str, tuple[Volume, bool]]:
+    """Return what exists of the plan, with what the tries before have made.
+
+    What is not listed yet, a try before may have made in another zone than this one would: there the tokens of those
+    tries, and a name that is unique in its zone, stand for nothing. So a later try waits until it would be listed.
+    """
+    until = backend.clock.now() + timedelta(seconds=backend.listing_lag_s)
+    while True:
+        found = patiently(backend, look)
+        if generation == 1 or not has_open_zone(plan, found) or backend.clock.now() >= until:
+            return found
+        backend.clock.sleep(backend.poll_interval_s)
 
 
 def _found(
