@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
 from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.engine.loop import Watch
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.errors import NoCapacity, QuotaExceeded, RankFailed
@@ -152,3 +155,57 @@ def test_a_creation_that_fails_leaves_nothing(lab: Lab) -> None:
         rig.create()
     assert left(lab) == Observation()
     assert lab.double.state()["disks"] == {}
+
+
+def test_a_tasks_log_shows_new_lines_of_a_node_that_runs_and_its_end_by_the_report(lab: Lab) -> None:
+    """Nobody can read the serial port of a node that has stopped."""
+    shown: list[str] = []
+
+    class Screen:
+        def show(self, lines: Sequence[str]) -> None:
+            shown.extend(lines)
+
+        def warn(self, message: str) -> None:
+            raise AssertionError(message)
+
+    rig = lab.rig(1)
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    watch = Watch(lab.backend, work, Screen())
+    name = work.node_name
+    for line in ("one", "two", "three"):
+        lab.double("write", instance=name, console=f"kernel: noise\r\nRANKVOL-LOG {line}\r\n")
+        lab.settle(2 * lab.backend.poll_interval_s)
+        assert watch.step(rig.observe()) is None
+    assert shown == ["one", "two", "three"]
+    reads = lab.count("instances.getSerialPortOutput")
+    assert reads in (2, 3)  # the first one comes within an interval
+    told = report(log_tail_b64=b64encode(b"two\nthree\nfour\n").decode())
+    lab.double("write", instance=name, attributes={"rankvol/report-0": lines_of(told)})
+    lab.double("power_off", instance=name)
+    lab.settle(60)
+    outcome = watch.step(rig.observe())
+    assert outcome is not None
+    assert outcome.error is None
+    assert shown == ["one", "two", "three", "four"]
+    assert lab.count("instances.getSerialPortOutput") == reads
+    rig.teardown()
+
+
+def test_a_report_that_only_the_serial_port_had_counts_for_who_followed_it(lab: Lab) -> None:
+    """Where an organisation forbids guest attributes, the port is all there is, while the node runs on for a minute."""
+    rig = lab.rig(1)
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    lines = "".join(f"{line}\r\n" for line in lines_of(report(output="seen")).splitlines())
+    lab.double("write", instance=work.node_name, console=f"RANKVOL-LOG one\r\n{lines}")
+    (node,) = rig.observe().nodes
+    assert lab.backend.read_log(node.id, 0).lines == ("one",)
+    lab.double("power_off", instance=work.node_name)
+    lab.settle(60)
+    outcome = Watch(lab.backend, work).step(rig.observe())
+    assert outcome is not None
+    assert (outcome.error, outcome.result.output) == (None, "seen")
+    rig.teardown()

@@ -18,6 +18,7 @@ from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Se
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._rate import RateLimiter
 from airflow_rankvol.backends.gcp import GcpBackend
+from airflow_rankvol.engine.follow import READS_PER_S
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.common.fast import FastClock, FastLoop, run_ranks
@@ -87,4 +88,6 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     # Nothing else, besides the waiting for operations.
     others = {"zoneOperations.wait", "disks.setLabels", "disks.aggregatedList", "instances.aggregatedList", *ONCE}
     assert set(counts) - others <= {"disks.get", "instances.getSerialPortOutput"}
+    # New lines of all logs together, however many ranks there are.
+    assert counts["instances.getSerialPortOutput"] <= READS_PER_S * elapsed_s
     assert [call for call in calls if call["code"]] == []
