@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
+from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_rankvol import rank_task
 from airflow_rankvol._rank_task import RankTask
@@ -465,3 +466,14 @@ def test_no_field_of_the_group_is_changed_by_rendering_it(dag: DAG) -> None:
     plan: Any = dag.get_task("shard.plan")
     files = json.loads(json.dumps(plan.files))
     assert plan.render_template(plan.files, {}, dag.get_template_env()) == files
+
+
+def test_a_dag_with_functions_is_serialised_alike_every_time() -> None:
+    """Else Airflow would make a new version of the DAG whenever it reads the file."""
+
+    def serialised() -> str:
+        with DAG("same", schedule=None) as dag:
+            made(plain)(task(helper)(), limit={"b": 1, "a": 2})
+        return json.dumps(DagSerialization.to_dict(dag))
+
+    assert serialised() == serialised()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from airflow.sdk.log import mask_secret
 
@@ -24,3 +26,13 @@ def test_a_variable_that_sounds_like_a_secret_is_refused(name: str) -> None:
 
 def test_other_values_and_empty_ones_pass() -> None:
     _check_masked("env", {"DAY": "2026-01-02", "API_PASSWORD": "", "RETRIES": "3"})
+
+
+@pytest.mark.parametrize("arguments", [{"token": "x1y2z3"}, {"url": ["https://hunter2-of-rankvol@host"]}])
+def test_an_argument_of_a_function_that_airflow_masks_is_refused(arguments: dict[str, Any]) -> None:
+    mask_secret("hunter2-of-rankvol")
+    call = {"function": "shard", "injected": ["rank"], "requirements": []}
+    _check_masked("files", {"_rankvol/call.json": {**call, "arguments": {"day": "2026-01-02"}}})
+    with pytest.raises(ConfigError, match=r"files\._rankvol/call\.json: .* secret_env") as caught:
+        _check_masked("files", {"_rankvol/call.json": {**call, "arguments": arguments}})
+    assert "hunter2" not in str(caught.value)
