@@ -206,17 +206,6 @@ class FakeBackend(FakeCloud):
 
         self._verb("attach", self._name_of(volume_id), effect)
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Begin to detach a volume of ours."""
-
-        def effect() -> None:
-            disk = self._world.disks.get(volume_id)
-            if disk is not None and disk.attached_to == node_id:
-                guard.check(tags=disk.tags, name=disk.name, backend=self.name, verb="detach")
-                disk.release(self.clock.now(), self.timings.detach_s)
-
-        self._verb("detach", self._name_of(volume_id), effect)
-
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to nodes that wait for their peers; what was told once stays."""
 

@@ -108,22 +108,6 @@ class Volumes:
         _check_zone(volume, node)
         self._attach(volume_id, node)
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Detach a volume from a node of ours; never by force, which can corrupt the filesystem."""
-        volume = self.memory.volume(volume_id) or self.ec2.volume(volume_id, "detach")
-        if volume is None or volume_of(volume).attached_to not in (node_id, None):
-            return
-        node = self.memory.node(node_id) or self.ec2.node(node_id, "detach")
-        if node is None or not self._holds(volume_id, node_id):
-            return
-        guard.check(tags=our_tags(node), name=name_of(node) or node_id, backend="aws", verb="detach")
-        try:
-            self.ec2.call("DetachVolume", "detach", volume_id, VolumeId=volume_id, InstanceId=node_id)
-        except BackendError as exc:
-            if code(exc) not in ("IncorrectState", "InvalidAttachment.NotFound", "InvalidVolume.NotFound"):
-                raise
-        self.memory.not_attaching(volume_id)
-
     def _find(self, request: VolumeRequest, *, known: bool) -> Raw | None:
         """Return the volume of a request's name and key; look EC2 up unless a short while ago somebody did.
 

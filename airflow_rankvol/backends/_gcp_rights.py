@@ -44,7 +44,6 @@ AT_TIMES = frozenset(
         "compute.images.getFromFamily",
         "compute.images.useReadOnly",
         "compute.instances.attachDisk",
-        "compute.instances.detachDisk",
         "compute.instances.setServiceAccount",
         "compute.instances.setTags",
         "compute.machineTypes.get",

@@ -122,18 +122,6 @@ class Volumes:
                 raise
         self.memory.forget_volume(volume_id)
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Detach a volume from a node of ours."""
-        node = self.gce.find(_instance(node_id), "detach", node_id)
-        device = next((disk["deviceName"] for disk in (node or {}).get("disks") or () if
-                       id_at(str(disk.get("source", ""))) == volume_id), None)  # fmt: skip
-        if node is None or device is None:
-            return
-        guard.check(tags=our_tags(node), name=split(node_id)[1], backend="gcp", verb="detach")
-        path = f"{_instance(node_id)}/detachDisk"
-        self.gce.call("POST", path, "detach", volume_id, deviceName=device, requestId=once())
-        self.memory.forget_volume(volume_id)
-
     def get(self, volume_id: str, verb: str) -> Raw | None:
         """Return a disk as it is now."""
         zone, name = split(volume_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow_rankvol.backends import _local_disk as disk
 from airflow_rankvol.backends._local_life import Lives
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile
-from airflow_rankvol.backends.base import Guard, NodeRequest
+from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags
 
@@ -74,16 +74,6 @@ class Holding:
             raise _error(NotReady, "attach", _label(volume), text)
         if holder.id != node_id:
             self.check_free(volume, "attach")
-
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Succeed when the node does not hold the volume; a running node keeps it."""
-        volume, node = self._store.volume(volume_id), self._store.node(node_id)
-        if volume is None or node is None:
-            return
-        guard.check(tags=Tags.from_dict(node.tags), name=node.name, backend="local", verb="detach")
-        holder = self.of(volume_id)
-        if holder is not None and holder.id == node_id:
-            self.check_free(volume, "detach")
 
 
 def _label(volume: VolumeFile) -> str:

@@ -226,9 +226,6 @@ class Backend(Protocol):
     def attach(self, volume_id: str, node_id: str) -> None:
         """Attach a volume to a running node; already attached there is success, elsewhere is VolumeBusy."""
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Detach a volume from a node; not attached is success."""
-
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to running nodes that wait for their peers (rendezvous)."""
 

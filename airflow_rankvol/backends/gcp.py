@@ -165,10 +165,6 @@ class GcpBackend:
         """Attach a volume to a running node."""
         self.volumes.attach(volume_id, node_id)
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Detach a volume from a node of ours; not attached is success."""
-        self.volumes.detach(volume_id, node_id, guard)
-
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to nodes that wait for their peers."""
         self.nodes.tell(node_ids, message)

@@ -219,10 +219,6 @@ class LocalBackend:
         """Succeed when the volume is attached there; nodes of this backend get their volumes at launch."""
         self.holding.attach(volume_id, node_id)
 
-    def detach(self, volume_id: str, node_id: str, guard: Guard) -> None:
-        """Succeed when the volume is not attached there; a running node keeps its volumes to its end."""
-        self.holding.detach(volume_id, node_id, guard)
-
     def tell_nodes(self, node_ids: Sequence[str], message: Mapping[str, str]) -> None:
         """Hand variables to nodes that wait for their peers."""
         lines = (f"{name} {base64.b64encode(value.encode()).decode()}\n" for name, value in message.items())

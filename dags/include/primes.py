@@ -38,6 +38,6 @@ def merge(*paths: str) -> dict[str, int | str]:
 
 
 if __name__ == "__main__":
-    result = {"find": find, "merge": merge}[sys.argv[1]](*sys.argv[2:])
+    result = find(*sys.argv[2:]) if sys.argv[1] == "find" else merge(*sys.argv[2:])
     print(json.dumps(result))
     Path(os.environ.get("RANKVOL_RESULT", os.devnull)).write_text(json.dumps(result), encoding="utf-8")

@@ -33,6 +33,8 @@ class GcpGround:
         connection = {"conn_type": "google_cloud_platform", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRFLOW__RANKVOL__OWNER", OWNER)
+        # A teardown after a failure waits for what a listing may lack; the double's lack nothing for longer.
+        monkeypatch.setattr(GcpBackend, "listing_lag_s", 2.0)
         # What a process remembers of Compute Engine is not to be known in the next test.
         _gcp_connection._SHARED.forget()
 

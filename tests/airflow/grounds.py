@@ -141,6 +141,8 @@ class AwsGround:
         connection["extra"]["poll_interval"] = 0.1
         monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRFLOW__RANKVOL__OWNER", OWNER)
+        # A teardown after a failure waits for what a listing may lack; the double's lack nothing for longer.
+        monkeypatch.setattr(AwsBackend, "listing_lag_s", 2.0)
         # What a process remembers of EC2 is not to be known in the next test; its clients take long to make.
         _aws_connection._SHARED.forget()
         monkeypatch.setattr(_aws_connection, "Clients", _clients)

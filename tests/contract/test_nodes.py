@@ -57,11 +57,6 @@ def test_deleting_an_absent_node_succeeds(lab: Lab) -> None:
     until(lambda: lab.see().node(node.id) is None, "the node is still there")
 
 
-def test_detaching_what_is_not_attached_succeeds(lab: Lab) -> None:
-    volume = lab.volume()
-    lab.backend.detach(volume.id, "node-absent", lab.guard)
-
-
 def test_live_nodes_have_different_addresses(lab: Lab) -> None:
     nodes = [lab.node(lab.volume(rank), rank=rank, commands="sleep 60") for rank in range(3)]
     addresses = {lab.seen(node).address for node in nodes}

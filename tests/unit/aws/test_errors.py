@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from airflow.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException
 from botocore import exceptions as boto
-from google.auth.exceptions import TransportError
+from requests.exceptions import ChunkedEncodingError
 
 from airflow_rankvol.backends._aws_errors import TABLE, sign_in_error, translate
 from airflow_rankvol.errors import (
@@ -92,7 +92,7 @@ def test_what_never_reached_aws_has_a_meaning_too(exc: Exception, expected: type
 
 
 @pytest.mark.parametrize(
-    "exc", [FileNotFoundError(2, "No such file or directory", "/nope/token"), AirflowException("x"), TransportError()]
+    "exc", [FileNotFoundError(2, "No such file", "/nope/token"), AirflowException("x"), ChunkedEncodingError("x")]
 )
 def test_what_keeps_the_hook_from_signing_in_names_the_connection(exc: Exception) -> None:
     error = sign_in_error(exc, "aws_default", "observe", "group")

@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 STATEMENTS: list[dict[str, Any]] = json.loads((ROOT / "docs/aws-policy.json").read_text())["Statement"]
-DESTRUCTIVE = {"AttachVolume", "DeleteVolume", "DetachVolume", "TerminateInstances", "GetConsoleOutput"}
+DESTRUCTIVE = {"AttachVolume", "DeleteVolume", "TerminateInstances", "GetConsoleOutput"}
 
 
 def as_list(value: str | list[str]) -> list[str]:

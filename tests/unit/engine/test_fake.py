@@ -72,7 +72,8 @@ def test_a_node_must_run_before_a_volume_can_be_attached_and_holds_it_alone() ->
         backend.attach(volume, nodes[1])
     with pytest.raises(VolumeBusy):
         backend.delete_volume(volume, guard_of(rig))
-    backend.detach(volume, nodes[0], guard_of(rig))
+    backend.delete_node(nodes[0], guard_of(rig))
+    backend.clock.sleep(backend.timings.terminate_s)
     assert rig.observe().volume(volume).state is VolumeState.DETACHING  # type: ignore[union-attr]
     backend.clock.sleep(2)
     backend.attach(volume, nodes[1])

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_rankvol.backends.base import Guard
-from airflow_rankvol.errors import FinalError, NotOurs, NotReady, RetryableError, VolumeBusy
+from airflow_rankvol.errors import FinalError, NotReady, RetryableError, VolumeBusy
 from airflow_rankvol.records import VolumeState
 from tests.clouds.aws.backend.kit import OTHER_ZONE, Lab
 
@@ -91,20 +90,6 @@ def test_a_name_that_is_taken_is_not_tried_again(lab: Lab) -> None:
     assert lab.seen_volume(volume).attached_to == node.id
 
 
-def test_detaching_is_done_once_and_only_from_ours(lab: Lab) -> None:
-    volume = lab.volume()
-    node = lab.node(volume)
-    lab.attached(volume, node)
-    with pytest.raises(NotOurs):
-        lab.backend.detach(volume.id, node.id, Guard("somebody", lab.key))
-    lab.backend.detach(volume.id, node.id, lab.guard)
-    lab.settle()
-    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
-    lab.backend.detach(volume.id, node.id, lab.guard)
-    lab.backend.detach("vol-0123456789abcdef0", node.id, lab.guard)
-    assert lab.count("DetachVolume") == 1
-
-
 def test_an_attached_volume_is_not_deleted(lab: Lab) -> None:
     volume = lab.volume()
     lab.attached(volume, lab.node(volume))
@@ -122,6 +107,6 @@ def test_a_volume_that_hangs_shows_it(lab: Lab) -> None:
     lab.double("unstick")
     lab.settle()
     lab.double("stick", state="detaching")
-    lab.backend.detach(volume.id, node.id, lab.guard)
+    lab.double.boto3("ec2").detach_volume(VolumeId=volume.id, InstanceId=node.id)
     lab.settle()
     assert lab.seen_volume(volume).state is VolumeState.DETACHING

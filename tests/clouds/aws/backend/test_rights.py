@@ -16,6 +16,7 @@ from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.loop import Watch, launch
 from airflow_rankvol.engine.rehearsal import check_scripts, stage
+from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.errors import AuthDenied
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.aws.backend.kit import ZONE, DoubleClock, Lab, settings, succeed
@@ -64,23 +65,13 @@ def whole_life(lab: Lab) -> None:
     lab.settle(6 * 60)
     ended = [Watch(rig.backend, work).step(rig.observe()) for work in works]
     assert sum(outcome is not None for outcome in ended) == 1  # its node never booted
-    rig.teardown()
-    detach(lab)
+    mark_collected(rig.backend, rig.gather_work(), range(2))
+    assert len(rig.teardown().deleted) == 2
     report_by_ssm(lab, template)
     lab.double("deny", actions=["ec2:CreateVolume"])
     with pytest.raises(AuthDenied):
         lab.backend.check(rig.plan)
     lab.double("deny", actions=[])
-
-
-def detach(lab: Lab) -> None:
-    volume = lab.volume(7)
-    node = lab.node(volume, rank=7)
-    lab.attached(volume, node)
-    lab.backend.detach(volume.id, node.id, lab.guard)
-    lab.settle()
-    lab.see()
-    lab.backend.delete_volume(volume.id, lab.guard)
 
 
 def report_by_ssm(lab: Lab, template: NodeTemplate) -> None:

@@ -55,7 +55,7 @@ def whole_life(lab: Lab) -> None:
     for source in ({"snapshot": "a-snapshot"}, {"image": "own-image"}):
         lab.backend.check(lab.rig(1, volume_template={"size": "20GB", **source}).plan)
         lab.volume(6, size="20GB", name=f"of-{next(iter(source))}-{lab.key}", **source)
-    attach_and_detach(lab)
+    attach_late(lab)
     lab.backend.max_volumes(NodeTemplate(machine_type="n2-standard-2"))
     lab.see()
     mark_collected(lab.backend, rig.gather_work(), range(2))
@@ -63,12 +63,11 @@ def whole_life(lab: Lab) -> None:
     lab.process().delete_volume(gathered.id, lab.guard)
 
 
-def attach_and_detach(lab: Lab) -> None:
+def attach_late(lab: Lab) -> None:
     volume, late = lab.volume(7), lab.volume(8)
     node = lab.node(volume, rank=7, spot=True)
     lab.backend.attach(late.id, node.id)
     lab.settle()
-    lab.backend.detach(late.id, node.id, lab.guard)
     lab.double("preempt", instance=node.name, notice_s=0.0)
     lab.settle()
     lab.see()
