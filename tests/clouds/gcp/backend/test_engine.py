@@ -6,46 +6,35 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import timedelta
 
-import pytest
-
-from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.loop import Watch
-from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.engine.step import mark_collected
-from airflow_rankvol.errors import NoCapacity, QuotaExceeded, RankFailed
-from airflow_rankvol.records import NodeState, Observation
+from airflow_rankvol.errors import NoCapacity
+from airflow_rankvol.records import Node
 from airflow_rankvol.spec.templates import NodeTemplate
+from tests.clouds.common.engine import EngineTests
 from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lines_of, report
-from tests.unit.engine.engine_kit import Rig
 
 SUCCEED = "tests.clouds.gcp.backend.kit:succeed"
-ONCE = ("disks.insert", "instances.insert", "instances.delete", "disks.delete", "instances.getGuestAttributes")
 
 
-def left(lab: Lab) -> Observation:
-    """Return what somebody who knows nothing of this process finds a while later."""
-    lab.settle(120)
-    return lab.process().list_owned(Selector(lab.owner))
+class TestOnGce(EngineTests):
+    succeed = SUCCEED
+    once = ("disks.insert", "instances.insert", "instances.delete", "disks.delete", "instances.getGuestAttributes")
+    volumes = "disks"
+    told = ("instances.setMetadata", 3)
+    lost_because = ""
+    after_a_day = 2  # maxRunDuration has ended the nodes
+    too_few = "SSD_TOTAL_GB"
 
+    def handle(self, node: Node) -> str:
+        return node.name
 
-def collect(rig: Rig) -> None:
-    """Mark every rank's results as stored, as gather does."""
-    mark_collected(rig.backend, rig.gather_work(), range(rig.plan.job.nodes))
+    def fail(self, lab: Lab, node: Node, exit_code: int) -> None:
+        lines = lines_of(report(1, exit_code=exit_code))
+        lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines})
+        lab.double("power_off", instance=node.name)
 
-
-def test_a_job_runs_and_leaves_nothing(lab: Lab) -> None:
-    lab.double("end_nodes", script=SUCCEED, after_s=30.0)
-    rig = lab.rig(3)
-    rig.create()
-    outcomes = [rig.run_rank(rank) for rank in range(3)]
-    assert [outcome.error for outcome in outcomes] == [None] * 3
-    assert [outcome.result.output for outcome in outcomes] == [{"rank": rank} for rank in range(3)]
-    collect(rig)
-    assert rig.teardown().kept == ()
-    assert left(lab) == Observation()
-    assert {name: lab.count(name) for name in ONCE} == dict.fromkeys(ONCE, 3)
-    state = lab.double.state()
-    assert (state["disks"], state["instances"]) == ({}, {})
+    def allow_two(self, lab: Lab) -> None:
+        lab.double.settings(quotas={"SSD_TOTAL_GB": 25.0})
 
 
 def test_gather_takes_the_volumes_from_the_nodes_that_have_ended(lab: Lab) -> None:
@@ -83,22 +72,6 @@ def test_a_rank_for_which_there_is_no_room_says_so(lab: Lab) -> None:
     assert rig.run_rank(0, 2).error is None
 
 
-def test_a_rank_whose_node_was_lost_goes_on_with_the_same_volume(lab: Lab) -> None:
-    rig = lab.rig(1)
-    (slot,) = rig.create()
-    work = rig.begin(0)
-    assert rig.launch(work) is None
-    (node,) = rig.observe().nodes
-    lab.double("die", instance=node.name)
-    (lost,) = rig.until_end(work)
-    assert isinstance(lost.error, RankFailed)
-    lab.double("end_nodes", script=SUCCEED, after_s=30.0)
-    again = rig.run_rank(0, 2)
-    assert again.error is None
-    assert again.result.volumes[0].id == slot.volumes[0].id
-    assert lab.count("disks.insert") == 1
-
-
 def test_a_node_that_its_time_has_deleted_is_lost_for_that_reason(lab: Lab) -> None:
     rig = lab.rig(1, node=NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), lifetime=timedelta(hours=1)))
     rig.create()
@@ -109,52 +82,6 @@ def test_a_node_that_its_time_has_deleted_is_lost_for_that_reason(lab: Lab) -> N
     assert "lifetime" in str(lost.error)
     assert len(lab.see().volumes) == 0  # of the lab's own group
     assert len(rig.observe().volumes) == 1
-
-
-def test_a_gang_starts_together_and_fails_as_one(lab: Lab) -> None:
-    rig = lab.rig(3, rendezvous=True)
-    rig.create()
-    works = [rig.begin(rank) for rank in range(3)]
-    for work in works:
-        assert rig.launch(work) is None
-    assert lab.count("instances.insert") == 3
-    for _ in range(100):
-        if all(node.released for node in rig.observe().nodes):
-            break
-        assert [rig.step(work) for work in works] == [None] * 3
-        lab.settle(1)
-    assert lab.count("instances.setMetadata") == 3
-    nodes = {node.tags.rank: node for node in rig.observe().nodes if node.tags}
-    lab.double("write", instance=nodes[1].name, attributes={"rankvol/report-0": lines_of(report(1, exit_code=9))})
-    lab.double("power_off", instance=nodes[1].name)
-    lab.settle()
-    first, second, _ = rig.until_end(*works)
-    assert "rank 1 ended with exit code 9" in str(first.error)
-    assert second.result.exit_code == 9
-    assert {node.state for node in rig.observe().nodes} == {NodeState.ENDED}
-    rig.teardown()
-
-
-def test_an_interrupted_run_is_found_by_its_labels_alone(lab: Lab) -> None:
-    rig = lab.rig(2)
-    rig.create()
-    for rank in range(2):
-        assert rig.launch(rig.begin(rank)) is None
-    elsewhere = lab.rig(2)
-    elsewhere.backend = lab.process()  # type: ignore[assignment]
-    lab.settle(25 * 3600)
-    gone, problems = elsewhere.reap(RunState.ENDED)
-    assert (len(gone), problems) == (2, {})  # maxRunDuration has ended the nodes
-    assert left(lab) == Observation()
-
-
-def test_a_creation_that_fails_leaves_nothing(lab: Lab) -> None:
-    lab.double.settings(quotas={"SSD_TOTAL_GB": 25.0})
-    rig = lab.rig(4)
-    with pytest.raises(QuotaExceeded, match="SSD_TOTAL_GB"):
-        rig.create()
-    assert left(lab) == Observation()
-    assert lab.double.state()["disks"] == {}
 
 
 def test_a_tasks_log_shows_new_lines_of_a_node_that_runs_and_its_end_by_the_report(lab: Lab) -> None:
