@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import BaseHook
 
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_rankvol.backends.base import Backend
+    from airflow_rankvol.plan import Plan
 
 Mode = Literal["auto", "image", "directory"]
 DEFAULT_CONN_ID = "rankvol_default"
@@ -43,13 +45,11 @@ BACKENDS: dict[str, str] = {
 _LOCAL_KEYS = frozenset({"state_dir", "mode", "owner", "poll_interval"})
 
 
-class LocalRankVolHook(BaseHook):
-    """Rank volumes on this machine: a volume is an ext4 image or a directory, a node is a process."""
+class RankVolHook(BaseHook):
+    """Rank volumes by a connection of any type that there is a backend for; it creates nothing by itself."""
 
     conn_name_attr = "rankvol_conn_id"
     default_conn_name = DEFAULT_CONN_ID
-    conn_type = LOCAL_TYPE
-    hook_name = "Rank volumes on this machine"
 
     def __init__(self, rankvol_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -60,14 +60,52 @@ class LocalRankVolHook(BaseHook):
         return get_backend(self.rankvol_conn_id)
 
     def test_connection(self) -> tuple[bool, str]:
+        """Say what works with this connection, and what does not: a right that is missing, an owner, a default network.
+
+        A job of one rank with the default templates is checked as its ``plan`` task would: nothing is created.
+        """
+        works: list[str] = []
+        try:
+            backend = self.get_conn()
+            owner = get_owner(self.rankvol_conn_id, backend)
+            seen = backend.list_owned(Selector(owner))
+            works.append(
+                f"{backend.name}: owner {owner!r} has {len(seen.volumes)} volumes and {len(seen.nodes)} nodes there"
+            )
+            backend.check(_smallest_plan(owner, self.rankvol_conn_id))
+            works.append("volumes and nodes may be made")
+        except Exception as exc:  # noqa: BLE001 - whatever it is, whoever asked reads it
+            return False, "; but ".join([*works, str(exc)])
+        return True, "; ".join(works)
+
+
+class LocalRankVolHook(RankVolHook):
+    """Rank volumes on this machine: a volume is an ext4 image or a directory, a node is a process."""
+
+    conn_type = LOCAL_TYPE
+    hook_name = "Rank volumes on this machine"
+
+    def test_connection(self) -> tuple[bool, str]:
         """Say whether the state directory can be used, and in which mode volumes are made."""
+        worked, said = super().test_connection()
+        if not worked:
+            return worked, said
         try:
             backend = self.get_conn()
             state_dir = Path(getattr(backend, "state_dir", ""))
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return True, f"{state_dir} is usable; volumes are made in {getattr(backend, 'mode', '?')} mode"
+            return True, f"{state_dir} is usable; volumes are made in {getattr(backend, 'mode', '?')} mode; {said}"
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection form shows it
             return False, str(exc)
+
+
+def _smallest_plan(owner: str, conn_id: str) -> Plan:
+    from airflow_rankvol.plan import RunIdentity, make_plan
+    from airflow_rankvol.spec.job import RankJob
+
+    fields = {"nodes": 1, "volumes": "test-${NODE_RANK}:/test", "commands": "true", "conn_id": conn_id}
+    job = RankJob.model_validate(fields)
+    return make_plan(job, RunIdentity(owner, "test_connection", "test_connection", "test_connection"))
 
 
 def local_backend(settings: Settings) -> Backend:

@@ -149,10 +149,10 @@ def test_a_cloud_without_an_owner_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_test_connection_says_what_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The form's button answers with the mode, or with the reason."""
     connect(monkeypatch, "here", "rankvol_local", state_dir=str(tmp_path / "state"), mode="directory")
-    assert LocalRankVolHook("here").test_connection() == (
-        True,
-        f"{tmp_path / 'state'} is usable; volumes are made in directory mode",
-    )
+    worked, said = LocalRankVolHook("here").test_connection()
+    assert worked
+    assert said.startswith(f"{tmp_path / 'state'} is usable; volumes are made in directory mode; local: owner ")
+    assert said.endswith("has 0 volumes and 0 nodes there; volumes and nodes may be made")
     (tmp_path / "file").write_text("in the way")
     connect(monkeypatch, "here", "rankvol_local", state_dir=str(tmp_path / "file"), mode="directory")
     worked, reason = LocalRankVolHook("here").test_connection()
