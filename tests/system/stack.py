@@ -92,6 +92,25 @@ class Stack:
         """Let Airflow forget a run."""
         self._call("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
 
+    def set_state(self, dag_id: str, run_id: str, state: str, task_id: str = "", map_index: int = -1) -> None:
+        """Mark a run, or one of its tasks, as the UI does."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
+        if not task_id:
+            self._call("PATCH", path, {"state": state})
+            return
+        self._call("PATCH", f"{path}/taskInstances/{task_id}/{map_index}", {"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+        """Clear one mapped task and what comes after it, as the UI does."""
+        body = {
+            "dag_run_id": run_id,
+            "task_ids": [[task_id, map_index]],
+            "dry_run": False,
+            "only_failed": False,
+            "include_downstream": True,
+        }
+        self._call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+
     def wait(self, dag_id: str, run_id: str, timeout_s: float = 180) -> str:
         """Wait for the end of a run and return its state."""
         deadline, state = time.monotonic() + timeout_s, ""
