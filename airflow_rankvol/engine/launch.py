@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from airflow_rankvol.backends.base import NodeRequest, Stager
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.engine.staging import FETCH_S, StagedFile, key_of, sha256, to_stage
+from airflow_rankvol.engine.views import gang_nodes, own_node, rank_of
 from airflow_rankvol.engine.work import Work, node_name, record_identity
 from airflow_rankvol.errors import ConfigError, GatherIncomplete
 from airflow_rankvol.plan import job_digest
@@ -38,10 +39,13 @@ class Launcher:
     stager: Stager | None = None
 
     def requests(self, work: Work, observation: Observation) -> list[NodeRequest]:
-        """Return the launch request of this work's node, in a gang those of all its nodes."""
+        """Return the launch request of this work's node; in a gang that has it, those of all nodes that are missing."""
         if work.role is Role.GATHER:
             return [self._gather(work, observation)]
-        slots = self.slots if work.rendezvous else work.slots
+        slots = work.slots
+        if work.rendezvous and own_node(work, observation):
+            there = {rank_of(node) for node in gang_nodes(work, observation)}
+            slots = tuple(slot for slot in self.slots if slot.rank not in there)
         return [self._rank(work, slot, observation) for slot in slots]
 
     def _rank(self, work: Work, slot: Slot, observation: Observation) -> NodeRequest:

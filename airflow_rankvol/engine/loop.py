@@ -11,6 +11,7 @@ from airflow_rankvol.engine.decide import Action, decide
 from airflow_rankvol.engine.failures import FAILURES, not_launched
 from airflow_rankvol.engine.follow import Follower, Screen
 from airflow_rankvol.engine.launch import Launcher
+from airflow_rankvol.engine.peers import Peers
 from airflow_rankvol.engine.step import Move, Outcome, advance, step
 from airflow_rankvol.engine.views import culprit, failed_peer, gang_nodes, own_node, situation_of
 from airflow_rankvol.engine.work import Work
@@ -137,6 +138,7 @@ def launch(backend: Backend, work: Work, launcher: Launcher, seen: Observation |
     Args:
         seen: what the caller has just observed, so that it need not be observed again.
     """
+    peers = Peers(backend, work)
     before = Action.WAIT
     launched = False
     refusal: RetryableError | None = None
@@ -144,6 +146,9 @@ def launch(backend: Backend, work: Work, launcher: Launcher, seen: Observation |
         observation, seen = seen or patiently(backend, backend.observe, work.group), None
         if own_node(work, observation) and _gang_launched(work, observation):
             return None
+        if peers.come_first(observation):
+            backend.clock.sleep(backend.poll_interval_s)
+            continue
         move = advance(backend, work, observation, launcher)
         action = move.action
         # A volume may show its new node before the node itself is listed.

@@ -133,7 +133,7 @@ def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Lau
         def create(request: NodeRequest) -> None:
             backend.create_node(request)
 
-        # Of a gang, all: a launch takes as long as the cloud needs to say whether there is room.
+        # Of a gang, all that are missing: a launch takes as long as the cloud needs to say whether there is room.
         in_parallel(backend, launcher.requests(work, observation), create)
     elif action is Action.REMOVE_OLDER:
         for old in older_nodes(work, observation):

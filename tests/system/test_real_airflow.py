@@ -6,6 +6,7 @@ import json
 import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,12 @@ DAGS = {
                 volume_template={"size": "32MB", "expiry": "1s"}, env={"FLAG": "FLAG_FILE"},
                 commands=["until [ -e $FLAG ]; do sleep 0.1; done"])
     """,
+    "talking": """
+        with DAG("talking", schedule=None) as dag:
+            rank_job("job", nodes=1, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
+                env={"FLAG": "FLAG_FILE.talk", "KEY": "{{ var.value.my_api_key }}"},
+                commands=["echo connecting with $KEY", "until [ -e $FLAG ]; do sleep 0.1; done", "echo goodbye $KEY"])
+    """,
     "timed_out": """
         with DAG("timed_out", schedule=None, dagrun_timeout=timedelta(seconds=30)) as dag:
             for name, command in {"cut": "sleep 600", "half": "[ $NODE_RANK = 0 ] || sleep 600"}.items():
@@ -55,6 +62,7 @@ DAGS = {
             ReapRankVolumes(task_id="reap", dag_filter="{{ dag_run.conf['of'] }}")
     """,
 }
+SECRET = "rhubarb-and-custard"
 HEAD = """\
 from datetime import timedelta
 from airflow.sdk import DAG
@@ -73,10 +81,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(home, dags)
     extra = {"state_dir": str(home / "state"), "mode": "directory"}
     stack.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps({"conn_type": "rankvol_local", "extra": extra})
+    stack.env["AIRFLOW_VAR_MY_API_KEY"] = SECRET
     stack.start()
     try:
         stack.airflow("pools", "set", "two_slots", "2", "for the gang")
-        stack.runs = {dag_id: stack.trigger(dag_id) for dag_id in ("deferred", "failing", "retried", "gang")}
+        stack.runs = {dag_id: stack.trigger(dag_id) for dag_id in ("talking", "deferred", "failing", "retried", "gang")}
         yield stack
     finally:
         stack.stop()
@@ -125,6 +134,32 @@ def test_a_rank_that_fails_in_the_triggerer_is_retried_with_its_files(stack: Sta
     assert stack.wait("retried", run_id) == "success", stack.states("retried", run_id)
     assert [stack.xcom("retried", run_id, "job.run_rank", rank)["attempt"] for rank in (0, 1)] == [2, 2]
     assert leftovers(stack, "--dag", "retried") == []
+
+
+def test_a_deferred_ranks_log_shows_what_its_node_prints_while_it_runs_and_no_secret(stack: Stack) -> None:
+    """As the UI gets it; the Variable was read in the worker, and the log is written by the triggerer."""
+    run_id = stack.runs["talking"]
+
+    def shown() -> list[str]:
+        path = f"/api/v2/dags/talking/dagRuns/{run_id}/taskInstances/job.run_rank/logs/1?map_index=0&full_content=true"
+        found = stack.get(path)
+        return [str(line["event"]) for line in found["content"]] if found else []
+
+    deadline = time.monotonic() + 90
+    while "connecting with ***" not in shown():
+        assert time.monotonic() < deadline, "\n".join(shown())
+        time.sleep(0.3)
+    assert stack.states("talking", run_id)["job.run_rank[0]"] == "deferred"
+    Path(f"{stack.home / 'flag'}.talk").touch()
+    assert stack.wait("talking", run_id) == "success", stack.states("talking", run_id)
+    lines = shown()
+    (begin,) = [at for at, line in enumerate(lines) if line.startswith("::group::Output of rank 0 (rankvol-")]
+    group = lines[begin : lines.index("::endgroup::", begin)]
+    assert group[-2:] == ["connecting with ***", "goodbye ***"]
+    assert stack.xcom("talking", run_id, "job.run_rank", 0)["log_tail"] == "connecting with ***\ngoodbye ***\n"
+    files = [path for path in (stack.home / "logs").rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if SECRET in path.read_text(errors="replace")] == []
 
 
 def test_twenty_nodes_meet_through_two_worker_slots(stack: Stack) -> None:

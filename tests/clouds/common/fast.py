@@ -7,16 +7,28 @@ the waits, the buckets and the poll interval have their real sizes, and a run ta
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
+import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, cast
 
+import pytest
+
+from airflow_rankvol import triggers
 from airflow_rankvol.backends.base import Clock
+from airflow_rankvol.engine.step import mark_collected
+from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.triggers import RankTrigger
 from tests.clouds.common.client import Process
-from tests.unit.engine.engine_kit import Rig
+from tests.clouds.common.lab import BackendLab
+from tests.unit.engine.engine_kit import Rig, a_plan
 
 FAST = 5.0
 #: As many tasks as an Airflow runs at once unless told otherwise ([core] parallelism).
@@ -71,3 +83,70 @@ async def run_ranks(rig: Rig, conn_id: str) -> list[dict[str, Any]]:
             return cast("dict[str, Any]", event.payload)
 
         return await asyncio.gather(*map(rank_of, range(rig.plan.job.nodes)))
+
+
+@dataclass(frozen=True)
+class LargeRun:
+    """What a run of many ranks cost, without gathering.
+
+    Args:
+        calls: those of the service that has volumes and nodes.
+        elapsed_s: on the double's clock.
+        intervals: how many poll intervals that is.
+    """
+
+    ranks: int
+    calls: list[dict[str, Any]]
+    elapsed_s: float
+    intervals: float
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many calls of each action were accepted; on a slow machine the double's buckets refuse some."""
+        return Counter(call["action"] for call in self.calls if not call["code"])
+
+    def most_looks(self, is_look: Callable[[str], bool], interval_s: float) -> int:
+        """Return the largest number of looks in any one poll interval."""
+        at = [float(call["at"]) for call in self.calls if is_look(call["action"])]
+        return max(sum(begin <= other < begin + interval_s for other in at) for begin in at)
+
+    def check_looks(self, is_look: Callable[[str], bool], capsys: pytest.CaptureFixture[str]) -> None:
+        """Print the figures; looks may cost four calls in a poll interval, whatever the number of ranks.
+
+        After a pause a process may look twice at once, so that what it has just done need not wait: then it is eight.
+        """
+        looks = sum(n for action, n in self.counts.items() if is_look(action))
+        most = self.most_looks(is_look, self.elapsed_s / self.intervals)
+        refused = sum(bool(call["code"]) for call in self.calls)
+        with capsys.disabled():
+            sys.stdout.write(
+                f"\n{self.ranks} ranks, {self.elapsed_s:.0f} s on the cloud's clock, {self.intervals:.1f} poll intervals,"
+                f" {looks / self.intervals:.1f} looks in each and {most} at most, {refused} calls refused as too fast: "
+                f"{dict(self.counts.most_common())}\n"
+            )
+        # Besides the burst that a process begins with: two looks of two calls each.
+        assert looks <= 4 * math.ceil(self.intervals) + 4
+        assert most <= 8 + 1  # a look may be slow
+
+
+def large_run(lab: type[BackendLab[Any, Any, Any]], backend: Any, double: Process, ranks: int) -> LargeRun:
+    """Run that many ranks on a fast clock: all succeed, nothing stays, and no call is refused but for its rate."""
+
+    async def the_backend(_conn_id: str) -> Any:
+        return backend
+
+    node = NodeTemplate(machine_type=lab.machine_type, zones=(lab.zone,))
+    rig = Rig(cast("Any", backend), a_plan(ranks, owner="lab", node=node, gather=[]))
+    started = backend.clock.now()
+    rig.create()
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=FastLoop) as runner:
+        patch.setattr(triggers, "aget_backend", the_backend)
+        endings = runner.run(run_ranks(rig, "a_connection"))
+    mark_collected(backend, rig.gather_work(), range(ranks))
+    report = rig.teardown()
+    elapsed_s = (backend.clock.now() - started).total_seconds()
+    assert [(ending["output"], ending["error"]) for ending in endings] == [({"rank": r}, "") for r in range(ranks)]
+    assert (len(report.deleted), report.kept) == (ranks, ())
+    calls = [call for call in double.calls() if call["service"] == lab.service]
+    assert {call["code"] for call in calls} <= {"", "RequestLimitExceeded", "rateLimitExceeded"}
+    return LargeRun(ranks, calls, elapsed_s, elapsed_s / backend.poll_interval_s)

@@ -62,7 +62,7 @@ def test_a_process_that_dies_between_two_launches_is_continued_by_any_other_rank
     backend: FakeBackend,
 ) -> None:
     rig = a_gang(4, backend=backend)
-    backend.faults.fail("create_node", SimulatedCrash(), when="after", call=2)
+    backend.faults.fail("create_node", SimulatedCrash(), when="after", resource="-r1-")
     with pytest.raises(SimulatedCrash):
         rig.run_rank(0)
     backend.revive()
