@@ -24,7 +24,7 @@ from tests.clouds.aws.client import Double
 VOLUMES = 64
 LATENCY_S = 0.2
 ZONE = "us-east-1a"
-#: What docs/aws.md says of it.
+#: What has to come out on a machine that does nothing else.
 PROMISED = 10.0
 #: In the double a new volume is available within milliseconds; in EC2, after a second or two.
 POLL_INTERVAL_S = 0.05

@@ -120,7 +120,7 @@ class LargeRun:
         refused = sum(bool(call["code"]) for call in self.calls)
         with capsys.disabled():
             sys.stdout.write(
-                f"\n{self.ranks} ranks, {self.elapsed_s:.0f} s on the cloud's clock, {self.intervals:.1f} poll intervals,"
+                f"\n{self.ranks} ranks, {self.elapsed_s:.0f} s on the cloud's clock, {self.intervals:.1f} intervals,"
                 f" {looks / self.intervals:.1f} looks in each and {most} at most, {refused} calls refused as too fast: "
                 f"{dict(self.counts.most_common())}\n"
             )
