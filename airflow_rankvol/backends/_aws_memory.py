@@ -55,6 +55,7 @@ class Memory:
         self._nodes: dict[str, _Entry] = {}
         self._deleted: dict[str, float] = {}
         self._attaching: dict[str, Attaching] = {}
+        self._done: dict[str, None] = {}
         self._looked_up: dict[str, float] = {}
         self._refused: dict[str, float] = {}
         self._reports: dict[str, str | None] = {}
@@ -172,6 +173,15 @@ class Memory:
         """Drop an attachment that EC2 refused, or that was undone."""
         with self._lock:
             self._attaching.pop(volume_id, None)
+
+    def is_first(self, what: str) -> bool:
+        """Say whether this is asked for the first time."""
+        with self._lock:
+            first = what not in self._done
+            while len(self._done) >= MAX_REPORTS:
+                del self._done[next(iter(self._done))]
+            self._done[what] = None
+            return first
 
     def is_due(self, look_up: str) -> bool:
         """Say whether a look-up was not made a short while ago."""

@@ -165,8 +165,7 @@ class Nodes:
         """Read the report of a node that has ended; a node's last words may take a moment to get there."""
         node_id = raw["InstanceId"]
         report = self._report(raw)
-        if report is None and ended_by_itself(raw) and self.memory.is_due(f"console:{node_id}"):
-            self.memory.looked_up([f"console:{node_id}"])
+        if report is None and ended_by_itself(raw) and self.memory.is_first(f"console:{node_id}"):
             text = "the node has ended, and there is no report of it yet; it is read once more"
             raise NotReady(text, backend="aws", verb="read_report", resource=f"{name_of(raw)} ({node_id})")
         return report

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from airflow_rankvol.backends._gcp_errors import no_answer, passes
 from airflow_rankvol.backends._per_process import PerProcess
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
@@ -134,9 +135,16 @@ class Session:
 
     def base(self, service: str) -> str:
         """Return where a service listens: ``https://compute.googleapis.com``, or the connection's endpoint_url."""
-        url = self._settings.text("endpoint_url").rstrip("/")
-        domain = getattr(self.credentials, "universe_domain", None) or "googleapis.com"
-        return url or f"https://{service}.{domain}"
+        if url := self._settings.text("endpoint_url").rstrip("/"):
+            return url
+        from google.auth.exceptions import GoogleAuthError
+
+        credentials = self.credentials
+        try:  # a machine's own credentials ask its metadata server, once
+            domain = getattr(credentials, "universe_domain", None) or "googleapis.com"
+        except GoogleAuthError as exc:
+            raise no_answer(exc, "sign_in", self._settings.label) from exc
+        return f"https://{service}.{domain}"
 
     def request(
         self,
@@ -220,6 +228,8 @@ def _sign_in(settings: Settings) -> tuple[Credentials, str]:
     try:
         credentials, project = Hook(gcp_conn_id=settings.conn_id).get_credentials_and_project_id()
     except GoogleAuthError as exc:
+        if passes(exc):
+            raise no_answer(exc, "sign_in", settings.label) from exc
         raise ConfigError(
             f"connection {settings.conn_id!r} has no usable credentials: {exc}. Set key_path or keyfile_dict in its "
             "extra, or give this machine default credentials"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_rankvol.errors import (
     AuthDenied,
@@ -18,6 +18,13 @@ from airflow_rankvol.errors import (
     Throttled,
     VolumeBusy,
 )
+
+if TYPE_CHECKING:
+    from google.auth.exceptions import GoogleAuthError
+
+
+#: In the body of an answer that a RefreshError carries: too many requests, or the service's own trouble.
+_TROUBLE = re.compile(r'"code":\s*(429|5\d\d)\b')
 
 
 class ApiError(Exception):
@@ -32,6 +39,10 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+class OperationFailed(ApiError):
+    """The error that an operation ended with: it is over, and so is its requestId."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,9 @@ def no_answer(exc: Exception, verb: str, resource: str) -> BackendError:
 
     where: dict[str, Any] = {"backend": "gcp", "verb": verb, "resource": resource}
     made: BackendError
-    if isinstance(exc, GoogleAuthError) and not isinstance(exc, TransportError) and not exc.retryable:
+    if isinstance(exc, TransportError) and "PERMISSION_DENIED" in str(exc):  # google.auth.iam answers signBlob's 403 so
+        made = AuthDenied(f"{exc}. Give the connection's identity the right iam.serviceAccounts.signBlob", **where)
+    elif isinstance(exc, GoogleAuthError) and not passes(exc):
         made = AuthDenied(f"{exc}. {_CREDENTIALS.step}", **where)
     elif isinstance(exc, SSLError):
         made = FinalError(f"{exc}. Set REQUESTS_CA_BUNDLE to the bundle of the proxy's CA", **where)
@@ -161,6 +174,22 @@ def no_answer(exc: Exception, verb: str, resource: str) -> BackendError:
         made = RetryableError(f"Google gave no answer: {exc}. It is tried again", **where)
     made.__cause__ = exc
     return made
+
+
+def passes(exc: GoogleAuthError) -> bool:
+    """Say whether a failure to sign in may be over soon: the metadata server, IAM or the network had trouble.
+
+    google-auth wraps those of the metadata server (``compute_engine.credentials``) and of impersonation
+    (``impersonated_credentials``) in a RefreshError that is not marked as retryable.
+    """
+    from google.auth.exceptions import TransportError
+
+    behind = [exc, exc.__cause__, *exc.args]
+    return (
+        exc.retryable
+        or any(isinstance(item, TransportError) for item in behind)
+        or any(isinstance(item, str) and _TROUBLE.search(item) for item in exc.args)
+    )
 
 
 def code(error: BaseException | None) -> str:
@@ -188,14 +217,14 @@ def of_answer(status: int, found: Any, text: str) -> ApiError:
     return ApiError(status, reason, str(error.get("message") or first.get("message") or text[:500]))
 
 
-def of_operation(operation: Mapping[str, Any]) -> ApiError | None:
+def of_operation(operation: Mapping[str, Any]) -> OperationFailed | None:
     """Return the error that an operation ended with, if any; of several the first that the table knows."""
     errors: Sequence[Mapping[str, Any]] = (operation.get("error") or {}).get("errors") or ()
     if not errors:
         return None
     worst = next((error for error in errors if error.get("code") in TABLE), errors[0])
     message = "; ".join(filter(None, (_told(error) for error in errors)))
-    return ApiError(int(operation.get("httpErrorStatusCode") or 0), str(worst.get("code", "")), message)
+    return OperationFailed(int(operation.get("httpErrorStatusCode") or 0), str(worst.get("code", "")), message)
 
 
 def _told(error: Mapping[str, Any]) -> str:

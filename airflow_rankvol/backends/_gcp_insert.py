@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_rankvol.backends._gcp_calls import Gce
-from airflow_rankvol.backends._gcp_errors import answered, code, of_operation
+from airflow_rankvol.backends._gcp_errors import OperationFailed, answered, code, of_operation
 from airflow_rankvol.backends._gcp_memory import Memory, same
 from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
@@ -82,7 +82,8 @@ def _awaited(gce: Gce, memory: Memory, wanted: Insertion, operation: dict[str, A
     try:
         done = gce.wait(operation, wanted.verb, wanted.name)
     except BackendError as exc:
-        if code(exc):  # it is over: the same requestId would only repeat this answer
+        # It is over: the same requestId would only repeat this answer. What was wrong with the asking tells nothing.
+        if isinstance(exc.__cause__, OperationFailed):
             memory.spend(wanted.token)
         raise
     known = {"id": done.get("targetId"), "creationTimestamp": done.get("insertTime"), "status": wanted.status}

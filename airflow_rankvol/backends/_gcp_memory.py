@@ -8,18 +8,23 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags, zone_of
 from airflow_rankvol.records import Tags
 
 #: How long a look at a resource is good enough to judge whose it is, in seconds.
 FRESH_S = 60.0
+#: A deletion that was accepted shows by then; it may fail later than that.
+DELETING_S = 60.0
 #: As many nodes' reports, reasons and deletions are kept; a triggerer lives long.
 MAX_KEPT = 4096
 
+K = TypeVar("K")
+V = TypeVar("V")
+_UP = frozenset({"PROVISIONING", "STAGING", "RUNNING"})
 _NAMESPACE = uuid.UUID("6f7ec1b4-3f0e-5d43-9a53-6a1d6f6f9f0c")
 
 
@@ -37,9 +42,12 @@ class Memory:
         self._lock = threading.RLock()
         self._volumes: dict[str, _Entry] = {}
         self._nodes: dict[str, _Entry] = {}
-        self._deleted: dict[str, None] = {}
+        self._deleted: dict[str, float] = {}
+        self._wholes: dict[tuple[str, str], frozenset[str]] = {}
+        self._asked: dict[tuple[str, str], frozenset[str]] = {}
         self._reports: dict[str, str | None] = {}
         self._reasons: dict[str, str] = {}
+        self._done: dict[str, None] = {}
         self._looked_up: dict[str, float] = {}
         self._request_ids: dict[str, str] = {}
 
@@ -55,11 +63,32 @@ class Memory:
         """Take note of described instances, as ``saw_volumes``."""
         self._saw(self._nodes, list(found), belongs)
 
-    def zones(self, belongs: Callable[[Raw], bool]) -> frozenset[str] | None:
-        """Return the zones of what belongs together, as this process has seen it; None where it has seen nothing."""
+    def zones(self, owner: str, key: str, keys: Iterable[str]) -> frozenset[str] | None:
+        """Return the zones where something of a group may be; None where this process has not seen it as a whole.
+
+        Those of the last whole look, and those where this process has asked for something since, whatever came of it.
+
+        Args:
+            key: the group's own.
+            keys: those of all scopes that its volumes may have.
+        """
         with self._lock:
-            entries = [*self._volumes.values(), *self._nodes.values()]
-            return frozenset(zone_of(entry.raw) for entry in entries if belongs(entry.raw)) or None
+            whole = self._wholes.get((owner, key))
+            if whole is None:
+                return None
+            # Of a group that was empty then, others may have made something since.
+            return whole.union(*(self._asked.get((owner, other), frozenset()) for other in keys)) or None
+
+    def saw_whole(self, owner: str, key: str, found: Iterable[Raw]) -> None:
+        """Take note of a look at a group that reached every zone that counts."""
+        with self._lock:
+            _keep(self._wholes, (owner, key), frozenset(map(zone_of, found)))
+
+    def asks_for(self, zone: str, tags: Tags) -> None:
+        """Take note, before the call, that something is to be made in a zone: its answer may be lost."""
+        with self._lock:
+            asked = self._asked.get((tags.owner, tags.key), frozenset())
+            _keep(self._asked, (tags.owner, tags.key), asked | {zone})
 
     def volume(self, volume_id: str) -> Raw | None:
         """Return a disk that was seen a short while ago."""
@@ -80,13 +109,21 @@ class Memory:
             self._volumes.pop(volume_id, None)
 
     def deleted_node(self, raw: Raw) -> None:
-        """Take note of an instance that this process has deleted; by its number, as names come again."""
+        """Take note of an instance whose deletion was accepted; by its number, as names come again."""
         with self._lock:
-            _keep(self._deleted, str(raw.get("id")), None)
+            _keep(self._deleted, str(raw.get("id")), self._now())
 
     def was_deleted(self, raw: Raw) -> bool:
-        """Say whether this process has deleted an instance."""
+        """Say whether this process has had a deletion of an instance accepted."""
         return str(raw.get("id")) in self._deleted
+
+    def is_going(self, raw: Raw) -> bool:
+        """Say whether an instance that this process has deleted may be taken for ended already.
+
+        Not for long where it runs on: a deletion is an operation that may fail after it was accepted.
+        """
+        at = self._deleted.get(str(raw.get("id")))
+        return at is not None and (raw.get("status") not in _UP or self._now() - at < DELETING_S)
 
     def report(self, number: str, read: Callable[[], str | None]) -> str | None:
         """Return the last report of a node, by its number; read once."""
@@ -109,6 +146,13 @@ class Memory:
     def reason(self, number: str) -> str | None:
         """Return why a node ended; None where nobody has looked."""
         return self._reasons.get(number)
+
+    def is_first(self, what: str) -> bool:
+        """Say whether this is asked for the first time."""
+        with self._lock:
+            first = what not in self._done
+            _keep(self._done, what, None)
+            return first
 
     def is_due(self, look_up: str) -> bool:
         """Say whether something was not done a short while ago."""
@@ -159,8 +203,8 @@ def once() -> str:
     return str(uuid.uuid4())
 
 
-def _keep(kept: dict[str, Any] | Mapping[str, Any], key: str, value: Any) -> None:
-    assert isinstance(kept, dict)  # noqa: S101 - for the type checker
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    kept.pop(key, None)  # what is used again is the newest
     while len(kept) >= MAX_KEPT:
         del kept[next(iter(kept))]
     kept[key] = value

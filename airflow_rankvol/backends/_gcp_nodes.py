@@ -63,6 +63,7 @@ class Nodes:
         zone = self._zone_of(request)
         known = self.memory.node(f"{zone}/{request.name}")
         if known is None or not same(known, request.tags) or self.memory.was_deleted(known):
+            self.memory.asks_for(zone, request.tags)
             known = self._launch(request, zone)
         self.memory.saw_nodes([known])
         return node_of(known)
@@ -129,13 +130,13 @@ class Nodes:
     def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
         """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
         holding = {volume.attached_to for volume in volumes}
-        there = [raw for raw in found if not self.memory.was_deleted(raw) or id_of(raw) in holding]
+        there = [raw for raw in found if not self.memory.is_going(raw) or id_of(raw) in holding]
         self._ask_reasons(there)
         return tuple(self._view(raw) for raw in there)
 
     def _view(self, raw: Raw) -> Node:
-        if self.memory.was_deleted(raw):
-            raw = {**raw, "status": "STOPPING"}  # nothing calls it back
+        if self.memory.is_going(raw):
+            raw = {**raw, "status": "STOPPING"}
         if state_of(raw) is not NodeState.ENDED:
             return node_of(raw)
         if is_released(raw):  # its peers have to know whether it succeeded
@@ -168,8 +169,7 @@ class Nodes:
         """Read the report of a node that has ended; its last words may take a moment to get there."""
         node_id = id_of(raw)
         report = self.reports.report(_path(node_id))
-        if report is None and self.memory.is_due(f"report:{_number(raw)}"):
-            self.memory.looked_up([f"report:{_number(raw)}"])
+        if report is None and self.memory.is_first(f"report:{_number(raw)}"):
             text = "the node has ended, and there is no report of it yet; it is read once more"
             raise NotReady(text, backend="gcp", verb="read_report", resource=node_id)
         return report

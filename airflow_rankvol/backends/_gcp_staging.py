@@ -132,13 +132,17 @@ class GcsStaging:
             ConfigError: the credentials are no service account's.
         """
         from google.auth.credentials import Signing
+        from google.auth.exceptions import GoogleAuthError
         from google.auth.transport.requests import Request
 
         credentials = self._gce.session.credentials
         if isinstance(credentials, Signing):
             return {"credentials": credentials}
         if not getattr(credentials, "valid", False) and hasattr(credentials, "service_account_email"):
-            credentials.refresh(Request())  # type: ignore[no-untyped-call] # it learns its name by that
+            try:
+                credentials.refresh(Request())  # type: ignore[no-untyped-call] # it learns its name by that
+            except GoogleAuthError as exc:
+                raise no_answer(exc, "stage", self._gce.session.conn_id) from exc
         email = getattr(credentials, "service_account_email", None)
         if not email:
             raise ConfigError(

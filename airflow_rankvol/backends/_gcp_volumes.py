@@ -45,6 +45,7 @@ class Volumes:
         if known is None or not same(known, request.tags) or known.get("status") == "DELETING":
             body = creation(self.gce, request, zone)
             token = f"disks.insert/{request.token}/{request.tags.key}/{zone}/{request.name}"
+            self.memory.asks_for(zone, request.tags)
             wanted = Insertion(f"zones/{zone}/disks", body, "READY", token, "create_volume")
             known = insert(self.gce, self.memory, wanted, request.tags)
         self.memory.saw_volumes([known])

@@ -104,7 +104,7 @@ class GcpBackend:
             return tags is not None and tags.owner == group.owner and tags.key in group.keys
 
         # Zones in which it has nothing do not matter to a group that was seen as a whole before.
-        zones = self.memory.zones(ours)
+        zones = self.memory.zones(group.owner, group.key, group.keys)
         # Side by side: a look takes the time of one call.
         with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
             later = other.submit(self._volumes_of, group, where, zones)
@@ -113,6 +113,7 @@ class GcpBackend:
             volumes = [raw for raw in later.result() if ours(raw) or raw["name"] in names]
         self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
         self.memory.saw_nodes(nodes, ours)
+        self.memory.saw_whole(group.owner, group.key, [*volumes, *nodes])
         return self._observation(volumes, nodes)
 
     def _volumes_of(self, group: Group, where: str, zones: Collection[str] | None) -> list[Raw]:

@@ -9,13 +9,16 @@ import sys
 import threading
 
 import pytest
+from google.auth import compute_engine
+from google.auth.compute_engine import _metadata
+from google.auth.exceptions import TransportError
 
 from airflow_rankvol.backends import _gcp_connection as connection
 from airflow_rankvol.backends._gcp_connection import Session, gcp_backend
 from airflow_rankvol.backends.base import Backend
 from airflow_rankvol.backends.gcp import GcpBackend
 from airflow_rankvol.backends.settings import Settings
-from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.errors import ConfigError, RetryableError
 from airflow_rankvol.hooks import aget_backend, get_backend, get_owner
 
 ANONYMOUS = {"project": "a-project", "is_anonymous": True}
@@ -146,3 +149,19 @@ def test_nothing_of_googles_is_imported_before_it_is_used_and_its_compute_client
         "assert 'google.cloud.compute_v1' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_metadata_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a node goes on waiting."""
+
+    def fail(*_: object, **__: object) -> str:
+        raise TransportError("the metadata server is unavailable")  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(_metadata, "get_universe_domain", fail)
+    session = Session(settings())
+    session._signed_in = (compute_engine.Credentials(), "a-project")  # type: ignore[no-untyped-call]
+    with pytest.raises(RetryableError, match="the metadata server is unavailable"):
+        session.base("compute")
+    endpoint = Session(settings(endpoint_url="http://127.0.0.1:1"))
+    endpoint._signed_in = session._signed_in
+    assert endpoint.base("compute") == "http://127.0.0.1:1"

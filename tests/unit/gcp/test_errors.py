@@ -130,3 +130,27 @@ def test_a_call_without_an_answer_is_told(exc: Exception, expected: type[Backend
     assert type(error) is expected
     assert text in str(error)
     assert code(error) == ""
+
+
+IAM_IS_BUSY = '{"error": {"code": 503, "status": "UNAVAILABLE", "message": "The service is currently unavailable"}}'
+IAM_REFUSES = '{"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "iam.serviceAccounts.getAccessToken"}}'
+
+
+def made(kind: Any, *args: Any) -> Exception:
+    """Return an error of google-auth's, whose classes are not typed."""
+    exc: Exception = kind(*args)
+    return exc
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (made(auth.RefreshError, made(auth.TransportError, "the metadata server is unavailable")), RetryableError),
+        (made(auth.RefreshError, "Unable to acquire impersonated credentials", IAM_IS_BUSY), RetryableError),
+        (made(auth.RefreshError, "Unable to acquire impersonated credentials", IAM_REFUSES), AuthDenied),
+        (made(auth.TransportError, f"Error calling the IAM signBlob API: {IAM_REFUSES}"), AuthDenied),
+    ],
+    ids=["metadata server", "impersonation is busy", "impersonation is refused", "signBlob is refused"],
+)
+def test_trouble_that_passes_is_told_from_a_missing_right(exc: Exception, expected: type[BackendError]) -> None:
+    assert type(no_answer(exc, "observe", "group")) is expected

@@ -12,6 +12,7 @@ from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Se
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._rate import RateLimiter
 from airflow_rankvol.backends.gcp import GcpBackend
+from airflow_rankvol.engine.follow import READS_PER_S
 from tests.clouds.common.fast import FastClock, large_run
 from tests.clouds.gcp.backend.kit import Lab, settings
 from tests.clouds.gcp.client import Double
@@ -53,3 +54,4 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     # Nothing else, besides the waiting for operations.
     others = {"zoneOperations.wait", "disks.setLabels", "disks.aggregatedList", "instances.aggregatedList", *ONCE}
     assert set(run.counts) - others <= {"disks.get", "instances.getSerialPortOutput"}
+    assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s

@@ -377,3 +377,16 @@ def test_who_may_not_read_the_serial_port_finds_no_trouble(lab: Lab) -> None:
     node = lab.node(lab.volume())
     lab.double("deny", actions=["compute.instances.getSerialPortOutput"])
     assert lab.backend.boot_trouble(node.id, lab.backend.clock.now()) == ""
+
+
+def test_a_node_without_a_report_is_judged_at_the_second_look_however_late_that_is(lab: Lab) -> None:
+    """A connection's poll_interval may be long."""
+    node = lab.node(lab.volume())
+    lab.double("power_off", instance=node.name)
+    lab.settle()
+    lab.see()
+    with pytest.raises(NotReady):
+        lab.backend.read_report(node.id)
+    lab.settle(120)
+    lab.see()
+    assert lab.backend.read_report(node.id) is None

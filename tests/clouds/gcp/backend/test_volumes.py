@@ -303,6 +303,37 @@ def test_a_zone_that_cannot_be_reached_does_not_stop_groups_that_lie_elsewhere(l
         lab.process().observe(lab.group)
 
 
+def test_a_throttled_wait_does_not_hide_why_a_disk_was_not_made(lab: Lab) -> None:
+    """The operation goes on meanwhile, and the same requestId leads to it."""
+    lab.double.settings(quotas={"SSD_TOTAL_GB": 15.0}, create_disk_s=3.0)
+    lab.double.fault("throttle", action="zoneOperations.wait")
+    with pytest.raises(Throttled):
+        lab.volume(size="20GB")
+    with pytest.raises(QuotaExceeded, match="QUOTA_EXCEEDED"):
+        lab.volume(size="20GB")
+
+
+def test_who_made_a_volume_elsewhere_has_not_seen_the_group_as_a_whole(lab: Lab) -> None:
+    lab.volume(1, OTHER_ZONE)
+    process = lab.process()
+    process.create_volume(lab.request(0))
+    lab.double("unreachable", zone=OTHER_ZONE)
+    with pytest.raises(RetryableError, match=OTHER_ZONE):
+        process.observe(lab.group)
+
+
+def test_a_zone_counts_where_the_answer_to_a_creation_was_lost(lab: Lab) -> None:
+    """Nothing of it is known, and it may be there."""
+    lab.volume(0)
+    lab.see()
+    lab.double.fault("lose", "disks.insert", when="after")
+    with pytest.raises(RetryableError):
+        lab.volume(1, OTHER_ZONE)
+    lab.double("unreachable", zone=OTHER_ZONE)
+    with pytest.raises(RetryableError, match=OTHER_ZONE):
+        lab.see()
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
