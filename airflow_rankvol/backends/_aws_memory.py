@@ -20,7 +20,7 @@ UNSEEN_S = 60.0
 FRESH_S = 60.0
 #: How long a deleted node is remembered, in seconds: EC2 lists it for about an hour.
 DELETED_S = 7200.0
-#: As many nodes' reports are kept; a triggerer lives long.
+#: As many nodes' reports, and tokens that are used up, are kept; a triggerer lives long.
 MAX_REPORTS = 4096
 #: As many nodes' consoles are kept until somebody shows them, of up to 64 KB each.
 MAX_CONSOLES = 64
@@ -198,6 +198,8 @@ class Memory:
     def refused_since_s(self, token: str) -> float:
         """Return how long ago EC2 first said that a token is used up, in seconds."""
         with self._lock:
+            while token not in self._refused and len(self._refused) >= MAX_REPORTS:
+                del self._refused[next(iter(self._refused))]
             return self._now() - self._refused.setdefault(token, self._now())
 
     def was_refused(self, token: str) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: As many looks at a group a process may begin for each poll interval; each costs a describe of volumes and of nodes.
-LOOKS_PER_INTERVAL = 2.0
-#: As many it may begin at once, before they have to wait for their turn.
-BURST = 2.0
+#: As many looks at a group a process has in any poll interval at most; each costs a describe of volumes and of nodes.
+LOOKS_PER_INTERVAL = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -24,16 +23,11 @@ class _Look(Generic[T]):
     error: Exception | None = None
 
 
-@dataclass(slots=True)
-class _Turns:
-    """How many looks at one group may begin now; below zero, so many have their turns to come."""
-
-    left: float
-    at: float
-
-
 class Looks(Generic[T]):
     """Looks by key. Whoever asks gets one that began after the question: what the caller has just done is in it.
+
+    A look is made in a turn, of which each key has LOOKS_PER_INTERVAL, and a turn can be taken again one interval after
+    it ended. So in no window of one interval, wherever that begins, there are calls of more looks than that.
 
     Args:
         interval_s: the poll interval.
@@ -42,12 +36,13 @@ class Looks(Generic[T]):
     """
 
     def __init__(self, interval_s: float, *, now: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self._per_s = LOOKS_PER_INTERVAL / interval_s if interval_s > 0 else float("inf")
+        self._interval_s = interval_s
         self._now = now
         self._sleep = sleep
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._to_come: dict[str, _Look[T]] = {}
-        self._turns: dict[str, _Turns] = {}
+        # When the turns that can be taken ended, the earliest first; of a turn that is taken nothing is here.
+        self._turns: dict[str, list[float]] = {}
 
     def look(self, key: str, read: Callable[[], T]) -> T:
         """Return what ``read`` returns, of a call that began after this one did.
@@ -56,7 +51,7 @@ class Looks(Generic[T]):
             Exception: the one of that call, for all who share it.
         """
         while True:
-            with self._lock:
+            with self._changed:
                 look = self._to_come.get(key)
                 leads = look is None
                 if look is None:
@@ -73,27 +68,42 @@ class Looks(Generic[T]):
 
     def _lead(self, key: str, look: _Look[T], read: Callable[[], T]) -> None:
         try:
-            try:
-                if wait_s := self._turn(key):
-                    self._sleep(wait_s)
-            finally:
-                with self._lock:
-                    del self._to_come[key]
-            look.answers.append(read())
+            with self._turn(key):
+                self._close(key, look)
+                look.answers.append(read())
         except Exception as exc:  # noqa: BLE001 - everybody who shares the look gets it, whatever it is
             look.error = exc
         finally:
+            self._close(key, look)
             look.ended.set()
 
-    def _turn(self, key: str) -> float:
-        """Take a turn, and return after how many seconds it comes."""
-        with self._lock:
-            now = self._now()
-            self._turns = {known: turns for known, turns in self._turns.items() if self._left(turns, now) < BURST}
-            left = self._left(self._turns.get(key, _Turns(BURST, now)), now) - 1
-            self._turns[key] = _Turns(left, now)
-            return max(0.0, -left / self._per_s)
+    def _close(self, key: str, look: _Look[T]) -> None:
+        """Let nobody join this look any more: it begins."""
+        with self._changed:
+            if self._to_come.get(key) is look:
+                del self._to_come[key]
 
-    def _left(self, turns: _Turns, now: float) -> float:
-        # A wall clock may be set back.
-        return min(BURST, turns.left + max(0.0, now - turns.at) * self._per_s)
+    @contextmanager
+    def _turn(self, key: str) -> Iterator[None]:
+        with self._changed:
+            self._forget()
+            turns = self._turns.setdefault(key, [float("-inf")] * LOOKS_PER_INTERVAL)
+            self._changed.wait_for(lambda: turns)
+            ended = turns.pop(0)
+        try:
+            # A wall clock may be set back.
+            wait_s = min(self._interval_s, ended + self._interval_s - self._now())
+            if wait_s > 0:
+                self._sleep(wait_s)
+            yield
+        finally:
+            with self._changed:
+                turns.append(self._now())
+                self._changed.notify_all()
+
+    def _forget(self) -> None:
+        """Drop the groups at which nobody has looked for an interval."""
+        since = self._now() - self._interval_s
+        old = [key for key, turns in self._turns.items() if len(turns) == LOOKS_PER_INTERVAL and turns[-1] <= since]
+        for key in old:
+            del self._turns[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from airflow_rankvol.engine.decide import Gang, NodeView, Others, Overdue, Situation, VolumeView
@@ -149,15 +150,20 @@ def _volume_view(work: Work, observation: Observation, volume: Volume | None, no
 
 
 def free_mounts(work: Work, observation: Observation) -> list[tuple[str, Node]]:
-    """Return each volume that waits to be attached, with its running node; in a gang, those of all ranks.
+    """Return each volume that waits to be attached, with its running node; in a gang, those of other ranks then.
 
-    The tasks of the other ranks may not have started, and nothing starts before every node has its volumes.
+    The tasks of the other ranks may not have started, and nothing starts before every node has its volumes. Where they
+    have, each sees to its own first, so that N tasks make about N calls.
     """
     own = own_node(work, observation)
-    wanted = [(own, work.volume_ids)] if own else []
-    if work.rendezvous:
-        peers = {rank_of(node): node for node in gang_nodes(work, observation)}
-        wanted += [(peers[rank], ids) for rank, ids in enumerate(work.gang) if rank in peers and rank != work.rank]
+    free = _free([(own, work.volume_ids)] if own else [], observation)
+    if free or not work.rendezvous:
+        return free
+    peers = {rank_of(node): node for node in gang_nodes(work, observation)}
+    return _free([(peers[rank], ids) for rank, ids in enumerate(work.gang) if rank in peers], observation)
+
+
+def _free(wanted: Iterable[tuple[Node, Sequence[str]]], observation: Observation) -> list[tuple[str, Node]]:
     return [
         (volume_id, node)
         for node, ids in wanted

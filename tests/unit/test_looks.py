@@ -34,8 +34,47 @@ def test_a_caller_alone_looks_twice_in_a_poll_interval() -> None:
     time = Time()
     shared = looks(time)
     at = [shared.look("group", lambda: int(time.now())) for _ in range(5)]
-    assert at == [0, 0, 5, 10, 15]
-    assert shared.look("another group", lambda: int(time.now())) == 15
+    assert at == [0, 0, 10, 10, 20]
+    assert shared.look("another group", lambda: int(time.now())) == 20
+
+
+def test_a_turn_comes_back_an_interval_after_its_look_ended() -> None:
+    time = Time()
+    shared = looks(time)
+    calls: list[float] = []
+
+    def slow() -> int:
+        calls.append(time.now())
+        time.sleep(3)
+        calls.append(time.now())
+        return 0
+
+    for _ in range(5):
+        shared.look("group", slow)
+    assert calls == [0, 3, 3, 6, 13, 16, 16, 19, 26, 29]
+    assert max(sum(begin <= call < begin + 10 for call in calls) for begin in calls) == 4
+
+
+def test_no_turn_is_free_while_two_looks_are_under_way() -> None:
+    shared = looks(Time())
+    go = threading.Event()
+    began = [threading.Event(), threading.Event()]
+
+    def slow(number: int) -> int:
+        began[number].set()
+        assert go.wait(10)
+        return number
+
+    with ThreadPoolExecutor(3) as pool:
+        under_way = []
+        for number in range(2):
+            under_way.append(pool.submit(shared.look, "group", lambda number=number: slow(number)))
+            assert began[number].wait(10)
+        third = pool.submit(shared.look, "group", go.is_set)
+        until(lambda: len(shared._changed._waiters) == 1)  # type: ignore[attr-defined]  # threading.Condition's own
+        go.set()
+        assert [look.result(10) for look in under_way] == [0, 1]
+        assert third.result(10) is True
 
 
 def test_who_asks_while_one_waits_for_its_turn_shares_it() -> None:
@@ -61,9 +100,13 @@ def test_who_asks_while_one_waits_for_its_turn_shares_it() -> None:
 
 def until_waiting(shared: Looks[int], callers: int) -> None:
     """Wait until so many threads wait for the look to come."""
+    look = shared._to_come["group"]
+    until(lambda: len(look.ended._cond._waiters) == callers)  # type: ignore[attr-defined]  # threading.Event's own
+
+
+def until(holds: Callable[[], bool]) -> None:
     for _ in range(1_000_000):
-        look = shared._to_come["group"]
-        if len(look.ended._cond._waiters) == callers:  # type: ignore[attr-defined]  # threading.Event's own
+        if holds():
             return
     raise AssertionError("they do not wait")
 

@@ -53,7 +53,7 @@ class App:
     def _recorded(self, environ: dict[str, Any]) -> Answer:
         request = read(environ)
         call = request.call()
-        call.at = self.ec2.world.now()
+        call.at = self.ec2.world.clock.shown()
         started = time.monotonic()
         request_id = str(uuid.uuid4())
         parse_error = self._parse(request, call)

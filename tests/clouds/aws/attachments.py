@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from tests.clouds.aws.catalog import Catalog
@@ -86,7 +87,7 @@ class Attachments:
     def _plug(self, volume: Volume, attachment: Attachment) -> None:
         if attachment.state != "attaching" or volume.attachment is not attachment:
             return
-        if self._stuck.holds(volume.id, "attaching", lambda: self._plug(volume, attachment)):
+        if self._hangs(attachment, "attaching", lambda: self._plug(volume, attachment)):
             return
         self._nodes.attach(volume, attachment, lambda: self._attached(volume, attachment))
 
@@ -127,9 +128,14 @@ class Attachments:
     def _unplug(self, volume: Volume, attachment: Attachment, force: bool) -> None:
         if volume.attachment is not attachment:
             return
-        if not force and self._stuck.holds(volume.id, "detaching", lambda: self._unplug(volume, attachment, force)):
+        if not force and self._hangs(attachment, "detaching", lambda: self._unplug(volume, attachment, force)):
             return
         self._nodes.detach(volume, attachment, force, lambda: self.unbind(volume, attachment))
+
+    def _hangs(self, attachment: Attachment, state: str, go_on: Callable[[], None]) -> bool:
+        # A root volume comes and goes with its instance.
+        is_root = attachment.device == self._world.instances[attachment.instance_id].root_device
+        return not is_root and self._stuck.holds(attachment.volume_id, state, go_on)
 
     def unbind(self, volume: Volume, attachment: Attachment) -> None:
         """Let the volume be free."""

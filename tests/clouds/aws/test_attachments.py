@@ -165,6 +165,19 @@ def test_a_volume_can_hang(ec2: Any, double: Any, make_volume: Make, make_instan
     assert volume(ec2, volume_id)["State"] == {"attaching": "in-use", "detaching": "available"}[state]
 
 
+def test_a_root_volume_never_hangs(ec2: Any, double: Any, make_volume: Make, make_instance: Make) -> None:
+    double("stick", state="attaching")
+    volume_id, instance_id = make_volume(), make_instance()
+    ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdf")
+    double.advance(SETTLED_S)
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "attaching"
+    double("unstick")
+    double("stick", state="detaching")
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    double.advance(SETTLED_S)
+    assert len(ec2.describe_volumes()["Volumes"]) == 1
+
+
 def test_force_frees_a_volume_that_hangs(ec2: Any, double: Any, make_volume: Make, make_instance: Make) -> None:
     volume_id, instance_id = make_volume(), make_instance()
     double("stick", state="detaching")

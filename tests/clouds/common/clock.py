@@ -26,13 +26,14 @@ class Clock:
 
     def now(self) -> float:
         """Return the double's time in seconds since the epoch."""
-        return self._passed() if self.due_at is None else self.due_at
+        return self.shown() if self.due_at is None else self.due_at
 
     def is_due(self, at: float) -> bool:
         """Return whether that time has come."""
-        return at <= self._passed()
+        return at <= self.shown()
 
-    def _passed(self) -> float:
+    def shown(self) -> float:
+        """Return what the clock shows, also while something that was due earlier is happening."""
         return (time.time() if self._frozen_at is None else self._frozen_at) * self.rate + self._offset_s
 
     @property
@@ -44,9 +45,9 @@ class Clock:
         """Let so many seconds pass in each second from now on."""
         if rate <= 0:
             raise ValueError(f"the clock only goes forward, found the rate {rate}")
-        before = self._passed()
+        before = self.shown()
         self.rate = rate
-        self._offset_s += before - self._passed()
+        self._offset_s += before - self.shown()
 
     def advance(self, seconds: float) -> None:
         """Move the time forward."""

@@ -49,7 +49,7 @@ class App:
     def _recorded(self, request: Request) -> Answer:
         self._services.claim(request)
         call = request.call()
-        call.at = self.gce.world.now()
+        call.at = self.gce.world.clock.shown()
         started = time.monotonic()
         self.recorder.add(call)
         try:

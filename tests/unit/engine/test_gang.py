@@ -7,7 +7,9 @@ from itertools import permutations
 
 import pytest
 
+from airflow_rankvol.engine.views import free_mounts
 from airflow_rankvol.errors import DeadlineExceeded, NoCapacity, RankFailed, Throttled
+from airflow_rankvol.records import NodeState, VolumeState
 from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.testing import (
     FakeBackend,
@@ -95,3 +97,20 @@ def test_a_gang_that_was_ready_while_nobody_looked_is_still_released() -> None:
     works = all_launched(rig)
     backend.clock.sleep(1200)
     assert [outcome.error for outcome in rig.until_end(*works)] == [None] * 3
+
+
+def test_ranks_that_look_at_once_attach_each_its_own_volume() -> None:
+    backend = FakeBackend()
+    rig = a_gang(4, backend=backend)
+    works = all_launched(rig)
+    while any(node.state is not NodeState.RUNNING for node in rig.observe().nodes):
+        backend.clock.sleep(1)
+    seen = rig.observe()
+    assert all(volume.state is VolumeState.AVAILABLE for volume in seen.volumes)
+    wanted = [free_mounts(work, seen) for work in works]
+    assert [[volume for volume, _ in mounts] for mounts in wanted] == [list(work.volume_ids) for work in works]
+    # A rank whose volume is where it belongs sees to those whose tasks may not run.
+    volume, node = wanted[0][0]
+    backend.attach(volume, node.id)
+    backend.clock.sleep(60)
+    assert [volume for volume, _ in free_mounts(works[0], rig.observe())] == [work.volume_ids[0] for work in works[1:]]
