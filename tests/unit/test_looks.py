@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_no_turn_is_free_while_two_looks_are_under_way() -> None:
     with ThreadPoolExecutor(3) as pool:
         under_way = []
         for number in range(2):
-            under_way.append(pool.submit(shared.look, "group", lambda number=number: slow(number)))
+            under_way.append(pool.submit(shared.look, "group", partial(slow, number)))
             assert began[number].wait(10)
         third = pool.submit(shared.look, "group", go.is_set)
         until(lambda: len(shared._changed._waiters) == 1)  # type: ignore[attr-defined]  # threading.Condition's own
