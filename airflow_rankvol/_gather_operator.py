@@ -106,7 +106,7 @@ class GatherRankResults(RankJobOperator):
         backend, works = self._running or (None, [])
         for work in works:
             if backend:
-                stop_own(backend, work)
+                stop_own(backend, work, at_once=True)
 
     def _work(self, context: Context, group: Group, template: NodeTemplate, now: datetime) -> Work:
         return Work.begin(

@@ -190,7 +190,7 @@ class RunRank(RankJobOperator):
     def on_kill(self) -> None:
         """Stop this rank's node and keep its volume."""
         if self._running:
-            stop_own(*self._running)
+            stop_own(*self._running, at_once=True)
 
 
 class DeleteRankVolumes(RankJobOperator):

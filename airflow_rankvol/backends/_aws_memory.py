@@ -20,8 +20,8 @@ UNSEEN_S = 60.0
 FRESH_S = 60.0
 #: How long a deleted node is remembered, in seconds: EC2 lists it for about an hour.
 DELETED_S = 7200.0
-#: As many nodes' reports, and tokens that are used up, are kept; a triggerer lives long.
-MAX_REPORTS = 4096
+#: As many reports of nodes, things asked once and tokens that are used up are kept each; a triggerer lives long.
+MAX_KEPT = 4096
 #: As many nodes' consoles are kept until somebody shows them, of up to 64 KB each.
 MAX_CONSOLES = 64
 
@@ -178,7 +178,7 @@ class Memory:
         """Say whether this is asked for the first time."""
         with self._lock:
             first = what not in self._done
-            while len(self._done) >= MAX_REPORTS:
+            while len(self._done) >= MAX_KEPT:
                 del self._done[next(iter(self._done))]
             self._done[what] = None
             return first
@@ -198,7 +198,7 @@ class Memory:
     def refused_since_s(self, token: str) -> float:
         """Return how long ago EC2 first said that a token is used up, in seconds."""
         with self._lock:
-            while token not in self._refused and len(self._refused) >= MAX_REPORTS:
+            while token not in self._refused and len(self._refused) >= MAX_KEPT:
                 del self._refused[next(iter(self._refused))]
             return self._now() - self._refused.setdefault(token, self._now())
 
@@ -211,7 +211,7 @@ class Memory:
         if node_id not in self._reports:
             text = read()
             with self._lock:
-                while len(self._reports) >= MAX_REPORTS:
+                while len(self._reports) >= MAX_KEPT:
                     del self._reports[next(iter(self._reports))]
                 self._reports[node_id] = text
             return text

@@ -64,7 +64,7 @@ class RateLimiter:
         self._now = now
         self._sleep = sleep
         self._max_wait_s = max_wait_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call while its thread is in here
         self._buckets: dict[str, _Bucket] = {}
 
     def acquire(self, bucket: str) -> None:

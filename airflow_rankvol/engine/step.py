@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from airflow_rankvol.backends.base import Backend, Guard, NodeRequest
+from airflow_rankvol.backends.base import Backend, Guard, NodeRequest, Selector
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
 from airflow_rankvol.engine.failures import FAILURES, failed, report_error
@@ -34,7 +34,8 @@ from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Ta
 
 # EC2 shows new tags within seconds; one that is not shown by then only keeps its volume until it expires.
 MARKED_TIMEOUT_S = 30.0
-# Airflow gives a killed task a minute ([core] killed_task_cleanup_time), and ending the node needs some of it.
+# A trigger's ``on_kill`` has as long. A task's has five seconds, whatever stands here: then Airflow 3.3's supervisor
+# follows its SIGTERM with SIGKILL (``ActivitySubprocess.kill``), and what is not listed by then the teardown finds.
 STOP_S = 20.0
 
 
@@ -77,17 +78,26 @@ def advance(backend: Backend, work: Work, observation: Observation, launcher: La
         return Move(Action.WAIT, refusal=exc)  # the next observation decides again
 
 
-def stop_own(backend: Backend, work: Work) -> Node | None:
+def stop_own(backend: Backend, work: Work, *, at_once: bool = False) -> Node | None:
     """End this attempt's node, if it runs, and return it; its volumes stay.
 
     One that was launched a moment ago may not be listed yet: it is looked for a little longer, as far as a task that
     ends has time.
+
+    Args:
+        at_once: share no look with others and wait for no turn. A task's ``on_kill`` runs within a signal's handler, in
+            the very thread whose look it might wait for, and it has five seconds.
     """
+    group = work.group
+    listing = Selector(owner=group.owner, dag=group.dag, run=group.run)
     node: Node | None = None
 
     def listed() -> bool:
         nonlocal node
-        node = own_node(work, patiently(backend, backend.observe, work.group))
+        seen = (
+            patiently(backend, backend.list_owned, listing) if at_once else patiently(backend, backend.observe, group)
+        )
+        node = own_node(work, seen)
         return node is not None
 
     wait_until(backend, listed, timeout_s=min(backend.listing_lag_s, STOP_S))

@@ -31,10 +31,11 @@ def launched_only(rig: Rig) -> None:
     assert not rig.observe().nodes
 
 
-def test_a_killed_task_ends_the_node_that_it_has_just_launched() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_killed_task_ends_the_node_that_it_has_just_launched(at_once: bool) -> None:
     rig = a_slow_rig()
     launched_only(rig)
-    node = stop_own(rig.backend, rig.work(0))
+    node = stop_own(rig.backend, rig.work(0), at_once=at_once)
     assert node is not None
     rig.backend.clock.sleep(600)
     assert all(machine.state == "ended" for machine in rig.observe().nodes)

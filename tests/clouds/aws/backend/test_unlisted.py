@@ -140,13 +140,14 @@ def test_a_teardown_finds_what_is_unlisted_when_it_begins(lab: Lab) -> None:
     assert (alive(lab), lab.double.state()["volumes"]) == ([], {})
 
 
-def test_a_rank_that_is_killed_right_after_its_launch_leaves_no_node(lab: Lab) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_rank_that_is_killed_right_after_its_launch_leaves_no_node(lab: Lab, at_once: bool) -> None:
     rig = lab.rig(1)
     rig.create()
     lab.double.settings(visible_s=8.0)
     work = rig.begin(0)
     advance(rig.backend, work, rig.observe(), rig.launcher())
     assert lab.count("RunInstances") == 1
-    assert stop_own(rig.backend, work) is not None
+    assert stop_own(rig.backend, work, at_once=at_once) is not None
     lab.settle(120)
     assert alive(lab) == []
