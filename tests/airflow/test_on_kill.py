@@ -20,10 +20,11 @@ class SharedLooks(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__(endings={("rank", 0): hangs(), ("gather", -1): hangs()})
-        self.turn_comes = self.clock.sleep
-        self.looks = Looks[Observation](
-            60.0, now=lambda: self.clock.now().timestamp(), sleep=lambda seconds: self.turn_comes(seconds)
-        )
+        self.while_it_waits: Callable[[float], object] = self.clock.sleep
+        self.looks = Looks[Observation](60.0, now=lambda: self.clock.now().timestamp(), sleep=self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        self.while_it_waits(seconds)
 
     def observe(self, group: Group) -> Observation:
         return self.looks.look(group.key, lambda: super(SharedLooks, self).observe(group))
@@ -51,13 +52,13 @@ def test_a_signal_that_comes_while_its_thread_waits_for_a_turn_ends_the_node(
     rig = a_rig(1, backend=backend)
     operator, work = task_of(rig)
     assert rig.launch(work) is None
-    backend.turn_comes = lambda _seconds: operator.on_kill()
+    backend.while_it_waits = lambda _seconds: operator.on_kill()
     # Three looks: the third has to wait for its turn. A thread, since a handler that waits for itself never returns.
     task = threading.Thread(target=lambda: [backend.observe(rig.group) for _ in range(3)], daemon=True)
     task.start()
     task.join(10)
     assert not task.is_alive()
     assert backend.count("delete_node") > 0
-    backend.turn_comes = backend.clock.sleep
+    backend.while_it_waits = backend.clock.sleep
     backend.clock.sleep(600)
     assert {node.state for node in backend.observe(rig.group).nodes} <= {NodeState.ENDED}
