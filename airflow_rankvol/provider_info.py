@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "extra-links": ["airflow_rankvol.links.VolumesInConsole", "airflow_rankvol.links.NodeInConsole"],
         "cli": ["airflow_rankvol._cli_commands.get_cli_commands"],
         "config": {
             "rankvol": {
