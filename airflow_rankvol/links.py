@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: A link to more than that shows the first ones: the id of a volume has 21 characters, and browsers bound a URL.
 MAX_LISTED = 200
+#: The page's name in the UI, and the route of its tab on a DAG run.
+PAGE_NAME = "Rank volumes"
+RUN_ROUTE = "rankvol_run"
 #: The console's domain by partition (the amazon provider's ``BaseAwsLink.get_aws_domain``).
 _AWS_DOMAINS = {"aws": "aws.amazon.com", "aws-cn": "amazonaws.cn", "aws-us-gov": "amazonaws-us-gov.com"}
 
@@ -73,6 +76,19 @@ class NodeInConsole(_ConsoleLink):
     def url(self, shown: Shown) -> str:
         """Return the URL of the one node, or of a list."""
         return _url(shown.backend, shown.node_ids, _AWS_NODES, _GCP_NODES)
+
+
+class GroupOnPage(BaseOperatorLink):
+    """The run's groups on the page of this package: the tab of the DAG run."""
+
+    name = PAGE_NAME
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow asks so
+        """Return the URL of the tab, below ``[api] base_url``."""
+        from airflow.configuration import conf
+
+        base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+        return f"{base}/dags/{quote(ti_key.dag_id, safe='')}/runs/{quote(ti_key.run_id, safe='')}/plugin/{RUN_ROUTE}"
 
 
 _AWS_VOLUMES = {"one": "VolumeDetails:volumeId=", "many": "Volumes:volumeId=:"}
