@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import BaseOperator, BaseOperatorLink, XComArg
 from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol._node_log import NodeLog, secrets_of
@@ -20,7 +20,7 @@ from airflow_rankvol.engine.step import stop_own
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
-from airflow_rankvol.links import Shown
+from airflow_rankvol.links import GroupOnPage, Shown
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import Group, Node, Observation
 from airflow_rankvol.spec.contents import inline_content
@@ -104,6 +104,7 @@ class RankJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = (*JOB_FIELDS, "conn_id", "volume_group")
     ui_color = "#dbe9f6"
+    operator_extra_links: Sequence[BaseOperatorLink] = (GroupOnPage(),)
     #: What the task's links lead to, once that is known.
     shown: Shown | None = None
 

@@ -15,7 +15,7 @@ from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.step import forget_collected, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import BackendError, ConfigError, GatherIncomplete
-from airflow_rankvol.links import NodeInConsole, Shown, VolumesInConsole
+from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Group, Role, Slot, ranks_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class GatherRankResults(RankJobOperator):
         GatherFailed: the gather commands failed.
     """
 
-    operator_extra_links = (VolumesInConsole(), NodeInConsole())
+    operator_extra_links = (VolumesInConsole(), NodeInConsole(), GroupOnPage())
 
     def __init__(self, *, slots: Any, results: Any, deferrable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -6,6 +6,7 @@ be imported at module level: annotations are texts here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_rankvol import _page_access as access
 from airflow_rankvol import _page_runs as runs
-from airflow_rankvol._page_groups import Found, Item, merge, summary, visible
+from airflow_rankvol._page_groups import Found, Item, merge, plain_item, summary, visible
 from airflow_rankvol._page_looks import Looks, Seen
 from airflow_rankvol._page_ranks import detail
 from airflow_rankvol._page_remove import Removal, remove
@@ -38,6 +39,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+#: For how long the list of DAGs with rank jobs holds, in seconds.
+DAGS_HOLD_S = 60.0
+
 User = Annotated[BaseUser, Depends(get_user)]
 
 
@@ -46,6 +50,7 @@ class Page:
 
     def __init__(self) -> None:
         self.looks = Looks(runs.run_state)
+        self._dags: tuple[float, set[str]] = (float("-inf"), set())
 
     def items(self, user: Any) -> tuple[list[Seen], list[Item]]:
         """Look at every connection; return all looks, and of what is there what the user may see."""
@@ -58,9 +63,17 @@ class Page:
         """Return the groups that the user may see, of all runs or of one."""
         looks, items = self.items(user)
         items = [item for item in items if dag in (None, item.where[0]) and run in (None, item.where[1])]
-        dags = access.dags(user, {dag} if dag else runs.dags_with_jobs())
+        dags = access.dags(user, {dag} if dag else self._dags_with_jobs())
         jobs = runs.run_groups(dags, run, {item.where[:2] for item in items})
         return looks, merge(items, jobs)
+
+    def _dags_with_jobs(self) -> set[str]:
+        """Ask at most once a minute: no index helps Airflow's database with that question."""
+        at, found = self._dags
+        if time.monotonic() - at > DAGS_HOLD_S:
+            found = runs.dags_with_jobs()
+            self._dags = (time.monotonic(), found)
+        return found
 
 
 def prices() -> tuple[PriceTable, str]:
@@ -94,6 +107,7 @@ def make_app() -> FastAPI:
     app.add_exception_handler(SQLAlchemyError, _no_database)
     app.get("/api/groups")(get_groups)
     app.get("/api/ranks")(get_ranks)
+    app.get("/api/orphans")(get_orphans)
     app.post("/api/remove")(post_remove)
     app.get("/{name:path}")(get_file)
     return app
@@ -139,6 +153,23 @@ def get_ranks(request: Request, user: User, dag: str, run: str, group: str) -> d
         "now": to_iso(now),
         "group": summary(found, table, now),
         **detail(found, tasks, slots, table, backends, now),
+    }
+
+
+def get_orphans(request: Request, user: User, dag: str | None = None, run: str | None = None) -> dict[str, Any]:
+    """Return what `rankvol reap` would remove, as far as the user may see it, for him to confirm."""
+    page: Page = request.app.state.page
+    _, items = page.items(user)
+    table, _ = prices()
+    now = utc_now()
+    doomed = [
+        item for item in items if item.finding.remove and dag in (None, item.where[0]) and run in (None, item.where[1])
+    ]
+    return {
+        "orphans": [
+            {**plain_item(item, table, now), **dict(zip(("dag", "run", "group"), item.where, strict=True))}
+            for item in doomed
+        ]
     }
 
 

@@ -99,15 +99,11 @@ def _spans(row: Mapping[str, Any], task: RankTask | None, now: datetime) -> list
     start, up = _time(created), _time(launched)
     spans: list[Span] = []
     if start:
-        spans.append(("create", start, max(up, start) if up else (None if _is_new(row) else start)))
+        spans.append(("create", start, max(up, start) if up else None))
     if up:
         over = all(node["state"] == NodeState.ENDED for node in row["nodes"])
         spans.append(("up", up, (task.end if task and task.end else now) if over else None))
     return spans
-
-
-def _is_new(row: Mapping[str, Any]) -> bool:
-    return any(item["state"] == VolumeState.CREATING for item in row["volumes"])
 
 
 def _told_spans(events: Mapping[str, str]) -> list[Span]:

@@ -1,4 +1,4 @@
-"""Extra links of a task: its volumes and its node in the cloud's console.
+"""Extra links of a task: its volumes and its node in the cloud's console, and its group on our page.
 
 Airflow asks a link for its URL in the worker that ends or defers the task, stores that as an XCom, and shows it from
 there (``finalize`` of Airflow 3.3.2's ``task_runner.py``). So there is a link while a node runs, and no page of the UI

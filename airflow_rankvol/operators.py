@@ -18,7 +18,7 @@ from airflow_rankvol.engine.step import choose_attempt, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.links import NodeInConsole, Shown, VolumesInConsole
+from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Role, Slot
 from airflow_rankvol.spec.contents import is_inline
 
@@ -97,7 +97,7 @@ class CreateRankVolumes(RankJobOperator):
     """
 
     template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
-    operator_extra_links = (VolumesInConsole(),)
+    operator_extra_links = (VolumesInConsole(), GroupOnPage())
 
     def __init__(self, *, slots: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -144,7 +144,7 @@ class RunRank(RankJobOperator):
     """
 
     template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
-    operator_extra_links = (VolumesInConsole(), NodeInConsole())
+    operator_extra_links = (VolumesInConsole(), NodeInConsole(), GroupOnPage())
 
     def __init__(
         self,

@@ -66,12 +66,7 @@ def client_of(app: FastAPI) -> Callable[..., TestClient]:
 
 def orphans(client: TestClient) -> list[dict[str, Any]]:
     """Return what the page would list for confirmation."""
-    found = []
-    for group in client.get("/api/groups").json()["groups"]:
-        where = {key: group[key] for key in ("dag", "run", "group")}
-        shown = client.get("/api/ranks", params=where).json()
-        items = [item for rank in shown["ranks"] for item in (*rank["volumes"], *rank["nodes"])] + shown["others"]
-        found += [item for item in items if item.get("removable")]
+    found = client.get("/api/orphans").json()["orphans"]
     return [{key: item[key] for key in ("conn_id", "kind", "id", "name")} for item in found]
 
 
@@ -110,6 +105,7 @@ def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(
     cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("op")
     assert client.get("/api/groups").json()["may_remove"] is True
+    assert client.get("/api/orphans?dag=other").json() == {"orphans": []}
     listed = orphans(client)
     assert {item["name"] for item in listed} == {*names, "node-0"}
     confirmed = [item for item in listed if item["name"] != names[1]]

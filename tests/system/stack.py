@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,14 @@ START_TIMEOUT_S = 120.0
 class Stack:
     """Starts the components one by one, and ends each by its own pid."""
 
-    def __init__(self, home: Path, dags: Path) -> None:
+    def __init__(self, home: Path, dags: Path, users: Mapping[str, str] | None = None) -> None:
+        """Prepare it.
+
+        Args:
+            users: names with their roles, each with a password in ``passwords``; without any, everybody is an admin.
+        """
         self.home = home
+        self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.runs: dict[str, str] = {}
@@ -41,6 +48,10 @@ class Stack:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
         }
+        if users:
+            self.env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] = "False"
+            self.env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = ",".join(f"{n}:{role}" for n, role in users.items())
+            (home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps(self.passwords))
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
 
     def start(self) -> None:
@@ -175,7 +186,12 @@ class Stack:
 
     def _token(self) -> str:
         if not hasattr(self, "_bearer"):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/auth/token", timeout=30) as answer:
+            url = f"http://127.0.0.1:{self.port}/auth/token"
+            request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
+            if self.passwords:
+                name, password = next(iter(self.passwords.items()))
+                request.data = json.dumps({"username": name, "password": password}).encode()
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 self._bearer = json.load(answer)["access_token"]
         return str(self._bearer)
 

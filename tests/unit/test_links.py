@@ -13,14 +13,14 @@ from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.loop import launch
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.work import Work, group_of
-from airflow_rankvol.links import MAX_LISTED, NodeInConsole, Shown, VolumesInConsole
+from airflow_rankvol.links import MAX_LISTED, GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.plan import RunIdentity, make_plan
 from airflow_rankvol.provider_info import get_provider_info
 from airflow_rankvol.records import Node, Role
 from airflow_rankvol.spec.job import RankJob
 from airflow_rankvol.testing import FakeBackend
 
-VOLUMES, NODE = "Volumes in the cloud's console", "Node in the cloud's console"
+VOLUMES, NODE, PAGE = "Volumes in the cloud's console", "Node in the cloud's console", "Rank volumes"
 TI: Any = SimpleNamespace(dag_id="dag", task_id="job.run_rank", run_id="run", map_index=3)
 
 
@@ -123,14 +123,25 @@ def test_the_ui_knows_the_links_of_each_task() -> None:
         rank_job("job", nodes=2, volumes="data-${NODE_RANK}:/data", commands="true")
     read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     links = {task.task_id.removeprefix("job."): task.extra_links for task in read.tasks}
-    assert links["create_volumes"] == [VOLUMES]
-    assert links["run_rank"] == links["gather"] == [NODE, VOLUMES]
-    assert links["plan"] == []
+    assert links["create_volumes"] == [PAGE, VOLUMES]
+    assert links["run_rank"] == links["gather"] == [NODE, PAGE, VOLUMES]
+    assert links["plan"] == links["delete_volumes"] == [PAGE]
+
+
+@pytest.mark.parametrize("base", ["", "https://airflow.example/team/"])
+def test_the_link_to_the_page_leads_to_the_runs_tab(monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+    """Below Airflow's base URL, with what a run's id may hold escaped."""
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base)
+    key: Any = SimpleNamespace(dag_id="etl", run_id="manual__2026-01-01T00:00:00+00:00/x")
+    operator: Any = SimpleNamespace()
+    path = "/dags/etl/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00%2Fx/plugin/rankvol_run"
+    assert GroupOnPage().get_link(operator, ti_key=key) == base.rstrip("/") + path
 
 
 def test_airflow_allows_the_links_that_the_provider_names() -> None:
     """Each class is there under the name that Airflow imports it by."""
-    names = {f"{link.__module__}.{link.__name__}" for link in (VolumesInConsole, NodeInConsole)}
+    classes = (VolumesInConsole, NodeInConsole, GroupOnPage)
+    names = {f"{link.__module__}.{link.__name__}" for link in classes}
     assert set(get_provider_info()["extra-links"]) == names
 
 
