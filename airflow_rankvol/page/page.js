@@ -5,7 +5,7 @@ import { legend, rankTable } from "./ranks.js";
 import { askAndRemove } from "./remove.js";
 
 const LIVE_MS = 5000;
-const QUIET_MS = 30000;
+const QUIET_MS = 15000;
 const shown = (id) => document.getElementById(id);
 const place = new URLSearchParams(location.search);
 const scope = new URLSearchParams();

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,41 +20,20 @@ from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from airflow_rankvol import _page_runs
-from airflow_rankvol._page_app import HEADERS, make_app
+from airflow_rankvol._page_app import HEADERS
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import NotOurs
-from tests.unit.cli_kit import Cloud, install
+from tests.unit.cli_kit import Cloud
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture
-def cloud(dags_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """An in-memory cloud behind the default connection, whose runs are what the test says."""
-    cloud = install(monkeypatch)
-    monkeypatch.setattr(_page_runs, "run_state", lambda dag, run: cloud.runs.get((dag, run), RunState.UNKNOWN))
-    return cloud
-
-
-@pytest.fixture
-def app(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
-    """The page's application with Airflow's own auth manager."""
-    monkeypatch.setenv(
-        "AIRFLOW__API_AUTH__JWT_SECRET", "a secret of the tests, long enough for SHA-512 and its like" * 2
-    )
-    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "vera:viewer,uma:user,otto:op")
-    airflow_api.purge_cached_app()
-    airflow_api.create_auth_manager()
-    yield make_app()
-    airflow_api.purge_cached_app()
-
-
-@pytest.fixture
-def client_of(app: FastAPI) -> Callable[..., TestClient]:
+def client_of(page_app: FastAPI) -> Callable[..., TestClient]:
     """Log a user in, with the cookie as browsers have it."""
 
     def client(role: str | None = None, **headers: str) -> TestClient:
-        made = TestClient(app, base_url="http://airflow.test", headers=headers, raise_server_exceptions=False)
+        made = TestClient(page_app, base_url="http://airflow.test", headers=headers, raise_server_exceptions=False)
         if role:
             manager = airflow_api.get_auth_manager()
             made.cookies.set("_token", manager.generate_jwt(SimpleAuthManagerUser(username=role, role=role)))
@@ -70,8 +48,8 @@ def orphans(client: TestClient) -> list[dict[str, Any]]:
     return [{key: item[key] for key in ("conn_id", "kind", "id", "name")} for item in found]
 
 
-def test_without_a_login_there_is_nothing_to_see(cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
-    cloud.volumes()
+def test_without_a_login_there_is_nothing_to_see(page_cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
+    page_cloud.volumes()
     for path in ("/", "/page.js", "/api/groups", "/api/ranks?dag=etl&run=r1&group=ranks", "/openapi.json", "/docs"):
         answer = client_of().get(path)
         assert answer.status_code == 401, path
@@ -81,9 +59,11 @@ def test_without_a_login_there_is_nothing_to_see(cloud: Cloud, client_of: Callab
     assert forged.get("/api/groups").status_code in (401, 403)
 
 
-def test_a_viewer_sees_groups_and_ranks_and_may_not_remove(cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
-    names = cloud.volumes(reclaim="delete_always", size="10GB")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+def test_a_viewer_sees_groups_and_ranks_and_may_not_remove(
+    page_cloud: Cloud, client_of: Callable[..., TestClient]
+) -> None:
+    names = page_cloud.volumes(reclaim="delete_always", size="10GB")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("viewer")
     shown = client.get("/api/groups").json()
     (group,) = shown["groups"]
@@ -94,15 +74,15 @@ def test_a_viewer_sees_groups_and_ranks_and_may_not_remove(cloud: Cloud, client_
     assert [rank["volumes"][0]["name"] for rank in ranks] == names
     answer = client.post("/api/remove", json={"resources": orphans(client)}, headers=SAME_ORIGIN)
     assert answer.status_code == 403
-    assert cloud.names == set(names)
+    assert page_cloud.names == set(names)
 
 
 def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(
-    cloud: Cloud, client_of: Callable[..., TestClient]
+    page_cloud: Cloud, client_of: Callable[..., TestClient]
 ) -> None:
-    names = cloud.volumes(reclaim="delete_always")
-    cloud.node("node-0")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+    names = page_cloud.volumes(reclaim="delete_always")
+    page_cloud.node("node-0")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("op")
     assert client.get("/api/groups").json()["may_remove"] is True
     assert client.get("/api/orphans?dag=other").json() == {"orphans": []}
@@ -114,7 +94,7 @@ def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(
         names[0]: "removed",
         "node-0": "removed",
     }
-    assert cloud.names == {names[1]}
+    assert page_cloud.names == {names[1]}
     assert [item["name"] for item in orphans(client)] == [names[1]]  # and the page knows at once
     with create_session() as session:
         entry = session.scalars(
@@ -127,24 +107,24 @@ def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(
 
 @pytest.mark.parametrize("state", [RunState.UNKNOWN, RunState.LIVE])
 def test_a_run_that_lives_again_or_is_unknown_keeps_what_was_confirmed(
-    cloud: Cloud, client_of: Callable[..., TestClient], state: RunState
+    page_cloud: Cloud, client_of: Callable[..., TestClient], state: RunState
 ) -> None:
-    names = cloud.volumes(reclaim="delete_always")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+    names = page_cloud.volumes(reclaim="delete_always")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("admin")
     confirmed = orphans(client)
     assert len(confirmed) == 2
-    cloud.runs["etl", "r1"] = state
+    page_cloud.runs["etl", "r1"] = state
     answer = client.post("/api/remove", json={"resources": confirmed}, headers=SAME_ORIGIN)
     assert [row["action"] for row in answer.json()["resources"]] == ["keep", "keep"]
-    assert cloud.names == set(names)
+    assert page_cloud.names == set(names)
 
 
 def test_a_database_that_does_not_answer_is_no_word_that_runs_have_ended(
-    cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    page_cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = cloud.volumes(reclaim="delete_always", expiry="1s")
-    cloud.backend.clock.sleep(3600)
+    names = page_cloud.volumes(reclaim="delete_always", expiry="1s")
+    page_cloud.backend.clock.sleep(3600)
     client = client_of("admin")
     confirmed = orphans(client)
     assert confirmed
@@ -155,7 +135,7 @@ def test_a_database_that_does_not_answer_is_no_word_that_runs_have_ended(
     monkeypatch.setattr(_page_runs, "run_state", broken)
     answer = client.post("/api/remove", json={"resources": confirmed}, headers=SAME_ORIGIN)
     assert answer.status_code == 503
-    assert cloud.names == set(names)
+    assert page_cloud.names == set(names)
 
 
 @pytest.mark.parametrize(
@@ -172,35 +152,35 @@ def test_a_database_that_does_not_answer_is_no_word_that_runs_have_ended(
     ],
 )
 def test_another_site_cannot_remove_with_a_users_cookie(
-    cloud: Cloud, client_of: Callable[..., TestClient], headers: dict[str, str], status: int
+    page_cloud: Cloud, client_of: Callable[..., TestClient], headers: dict[str, str], status: int
 ) -> None:
-    cloud.volumes(reclaim="delete_always")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+    page_cloud.volumes(reclaim="delete_always")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("admin")
     answer = client.post("/api/remove", json={"resources": orphans(client)}, headers=headers)
     assert answer.status_code == status
-    assert bool(cloud.names) is (status != 200)
+    assert bool(page_cloud.names) is (status != 200)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_a_form_of_another_site_can_send_is_refused(
-    cloud: Cloud, client_of: Callable[..., TestClient], kind: str
+    page_cloud: Cloud, client_of: Callable[..., TestClient], kind: str
 ) -> None:
-    names = cloud.volumes(reclaim="delete_always")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+    names = page_cloud.volumes(reclaim="delete_always")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("admin")
     body = json.dumps({"resources": orphans(client)})
     answer = client.post("/api/remove", content=body, headers={**SAME_ORIGIN, "Content-Type": kind})
     assert answer.status_code in (415, 422)
-    assert cloud.names == set(names)
+    assert page_cloud.names == set(names)
 
 
 def test_groups_of_dags_that_a_user_may_not_read_are_hidden(
-    cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    page_cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloud.volumes(reclaim="delete_always")
-    secret = cloud.volumes("payroll", "r9", reclaim="delete_always")
-    cloud.runs |= {("etl", "r1"): RunState.ENDED, ("payroll", "r9"): RunState.ENDED}
+    page_cloud.volumes(reclaim="delete_always")
+    secret = page_cloud.volumes("payroll", "r9", reclaim="delete_always")
+    page_cloud.runs |= {("etl", "r1"): RunState.ENDED, ("payroll", "r9"): RunState.ENDED}
     client = client_of("admin")
     listed = orphans(client)
     assert len(listed) == 4
@@ -216,14 +196,14 @@ def test_groups_of_dags_that_a_user_may_not_read_are_hidden(
     assert client.get("/api/ranks", params=hidden).status_code == 404
     answer = client.post("/api/remove", json={"resources": listed}, headers=SAME_ORIGIN)
     assert answer.status_code == 403
-    assert set(secret) < cloud.names
-    assert len(cloud.names) == 4
+    assert set(secret) < page_cloud.names
+    assert len(page_cloud.names) == 4
 
 
 def test_a_place_that_cannot_be_looked_at_hides_no_other_and_tells_viewers_nothing(
-    cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    page_cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloud.volumes()
+    page_cloud.volumes()
     monkeypatch.setenv("AIRFLOW__RANKVOL__CONN_IDS", "rankvol_default,no_such_conn")
     assert conf.get("rankvol", "conn_ids") == "rankvol_default,no_such_conn"
     shown = client_of("op").get("/api/groups").json()
@@ -234,34 +214,34 @@ def test_a_place_that_cannot_be_looked_at_hides_no_other_and_tells_viewers_nothi
     assert "is not defined" not in for_viewers
 
 
-def test_what_cannot_be_removed_is_told_and_stays(cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
-    names = cloud.volumes(reclaim="delete_always")
-    cloud.runs["etl", "r1"] = RunState.ENDED
+def test_what_cannot_be_removed_is_told_and_stays(page_cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
+    names = page_cloud.volumes(reclaim="delete_always")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("admin")
     confirmed = orphans(client)
-    cloud.backend.faults.fail("delete_volume", NotOurs)
+    page_cloud.backend.faults.fail("delete_volume", NotOurs)
     rows = client.post("/api/remove", json={"resources": confirmed}, headers=SAME_ORIGIN).json()["resources"]
     assert {row["name"]: row["action"] for row in rows} == {names[0]: "failed", names[1]: "removed"}
 
 
 def test_retained_volumes_are_no_orphans_and_cannot_be_removed_here(
-    cloud: Cloud, client_of: Callable[..., TestClient]
+    page_cloud: Cloud, client_of: Callable[..., TestClient]
 ) -> None:
-    cloud.volumes(scope="dag", expiry="1s")
-    cloud.runs["etl", "r1"] = RunState.ENDED
-    cloud.backend.clock.sleep(timedelta(days=9).total_seconds())
+    page_cloud.volumes(scope="dag", expiry="1s")
+    page_cloud.runs["etl", "r1"] = RunState.ENDED
+    page_cloud.backend.clock.sleep(timedelta(days=9).total_seconds())
     client = client_of("admin")
     (group,) = client.get("/api/groups").json()["groups"]
     assert (group["orphans"], group["removable"]) == (0, 0)
 
 
-def test_many_requests_at_once_are_one_look(cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
-    cloud.volumes()
+def test_many_requests_at_once_are_one_look(page_cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
+    page_cloud.volumes()
     client = client_of("viewer")
-    before = cloud.backend.count("list_owned")
+    before = page_cloud.backend.count("list_owned")
     for _ in range(5):
         client.get("/api/groups")
-    assert cloud.backend.count("list_owned") == before + 1
+    assert page_cloud.backend.count("list_owned") == before + 1
 
 
 def test_every_answer_forbids_foreign_code_and_framing(client_of: Callable[..., TestClient]) -> None:

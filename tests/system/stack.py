@@ -54,6 +54,11 @@ class Stack:
             (home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps(self.passwords))
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
 
+    @property
+    def base(self) -> str:
+        """The URL of the API server, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self) -> None:
         """Make the database, read the DAGs, and start the components."""
         self.airflow("db", "migrate")
