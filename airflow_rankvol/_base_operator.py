@@ -105,8 +105,7 @@ class RankJobOperator(BaseOperator):
     template_fields: Sequence[str] = (*JOB_FIELDS, "conn_id", "volume_group")
     ui_color = "#dbe9f6"
     operator_extra_links: Sequence[BaseOperatorLink] = (GroupOnPage(),)
-    #: What the task's links lead to, once that is known.
-    shown: Shown | None = None
+    shown: Shown | None = None  # what the task's links lead to, once that is known
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ def connection(user: Any, conn_id: str, method: Literal["GET", "DELETE"]) -> boo
 
 def dags_of(finding: Finding) -> set[str]:
     """Return the DAGs that a resource tells of: the one that made it, and the one that has it."""
-    return {dag for dag in (finding.tags.dag, finding.tags.used_dag) if dag}
+    return {finding.tags.dag, finding.tags.used_dag or finding.tags.dag}
 
 
 def is_own(request: Request) -> bool:

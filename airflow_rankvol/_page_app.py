@@ -63,7 +63,8 @@ class Page:
         """Return the groups that the user may see, of all runs or of one."""
         looks, items = self.items(user)
         items = [item for item in items if dag in (None, item.where[0]) and run in (None, item.where[1])]
-        dags = access.dags(user, {dag} if dag else self._dags_with_jobs())
+        # What is there names its DAGs by itself, also those whose first run has only begun.
+        dags = access.dags(user, {dag} if dag else self._dags_with_jobs() | {item.where[0] for item in items})
         jobs = runs.run_groups(dags, run, {item.where[:2] for item in items})
         return looks, merge(items, jobs)
 
@@ -91,7 +92,7 @@ def problems(user: Any, looks: list[Seen], of_prices: str) -> list[dict[str, str
     told = [
         {"conn_id": seen.conn_id, "problem": seen.problem}
         if access.connection(user, seen.conn_id, "GET")
-        else {"conn_id": seen.conn_id, "problem": "it cannot be looked at now; who may read the connection sees why"}
+        else {"conn_id": "", "problem": "A connection cannot be looked at now; who may read connections sees why"}
         for seen in looks
         if seen.problem
     ]
@@ -127,11 +128,11 @@ def get_groups(request: Request, user: User, dag: str | None = None, run: str | 
     page: Page = request.app.state.page
     looks, groups = page.groups(user, dag or None, run or None)
     table, wrong = prices()
-    now = utc_now()
+    now, known = utc_now(), {seen.conn_id for seen in looks}
     return {
         "now": to_iso(now),
-        "groups": [summary(group, table, now) for group in groups],
-        "places": [{"conn_id": seen.conn_id, "at": to_iso(seen.at)} for seen in looks],
+        "groups": [{**summary(group, table, now), "elsewhere": sorted({*group.conn_ids} - known)} for group in groups],
+        "places": [seen.conn_id for seen in looks if access.connection(user, seen.conn_id, "GET")],
         "problems": problems(user, looks, wrong),
         "may_remove": any(access.connection(user, seen.conn_id, "DELETE") for seen in looks),
     }

@@ -118,8 +118,8 @@ def costs_of(costs: Iterable[Cost]) -> dict[str, Any]:
     every = list(costs)
     known = [cost.usd for cost in every if cost.usd is not None]
     return {
-        "gib_hours": round(sum(cost.gib_hours for cost in every), 4),
-        "usd": round(sum(known), 6) if every and len(known) == len(every) else None,
+        "gib_hours": round(sum(cost.gib_hours for cost in every), 9),
+        "usd": round(sum(known), 9) if every and len(known) == len(every) else None,
         "unknown": sorted({cost.unknown for cost in every} - {""}),
     }
 
@@ -129,7 +129,8 @@ def _ranks(group: Found) -> set[int]:
 
 
 def _run_state(group: Found) -> str:
-    return "unknown" if any(item.finding.run_state is RunState.UNKNOWN for item in group.items) else "ended"
+    states = {item.finding.run_state for item in group.items}
+    return str(next(state for state in (RunState.LIVE, RunState.UNKNOWN, RunState.ENDED) if state in states))
 
 
 def plain_item(item: Item, prices: PriceTable, now: datetime) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def detail(
         row = plain_item(item, prices, now)
         by_rank[-1 if row.get("role") == Role.GATHER else row["rank"]].append(row)
     of_task = {task.rank: task for task in tasks}
-    of_slot = {int(slot.get("rank", -1)): slot for slot in slots}
+    of_slot = {slot["rank"]: slot for slot in slots if isinstance(slot.get("rank"), int)}
     late = _common(group, now)
     backend = next((backends[conn] for conn in group.conn_ids if conn in backends), "")
     ranks = sorted({*by_rank, *of_task, *of_slot} - {-1})
@@ -64,24 +64,25 @@ def _rank(rank: int, items: list[dict[str, Any]], task: RankTask | None, slot: M
         "exit_code": result.get("exit_code"),
         "events": _events(result),
         "zone": next((item["zone"] for item in items if item["zone"]), slot.get("zone")),
-        "volumes": volumes or _told(result.get("volumes") or slot.get("volumes") or []),
+        "volumes": volumes or _told(result.get("volumes") or slot.get("volumes")),
         "nodes": nodes,
         **costs_of(known),
     }  # fmt: skip
 
 
-def _told(volumes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return volumes that are not there (any more) as the tasks told of them."""
+def _told(volumes: Any) -> list[dict[str, Any]]:
+    """Return volumes that are not there (any more) as the tasks told of them; an XCom may have been changed by hand."""
     return [
         {
             "kind": "volume",
-            "id": volume.get("id", ""),
-            "name": volume.get("name", ""),
+            "id": str(volume.get("id") or ""),
+            "name": str(volume.get("name") or ""),
             "state": "gone" if volume.get("id") else "planned",
-            "size_gib": volume.get("size_gib"),
-            "type": volume.get("type"),
+            "size_gib": size if isinstance(size := volume.get("size_gib"), int | float) else None,
+            "type": str(volume.get("type") or "") or None,
         }
-        for volume in volumes
+        for volume in (volumes if isinstance(volumes, list) else [])
+        if isinstance(volume, Mapping)
     ]
 
 

@@ -51,7 +51,7 @@ async function look() {
     const answer = await api(`api/groups?${scope}`);
     live = answer.groups.some((group) => ["live", "running", "queued"].includes(group.run_state));
     await render(answer);
-    shown("status").textContent = `As of ${time(answer.now)} · ${answer.places.map((seen) => seen.conn_id).join(", ")}`;
+    shown("status").textContent = [`As of ${time(answer.now)}`, answer.places.join(", ")].filter(Boolean).join(" · ");
   } catch (error) {
     problems([{ conn_id: "", problem: error.message }]);
   }
@@ -125,8 +125,6 @@ async function fill({ body, group }) {
 }
 
 function heading(group, answer) {
-  const known = answer.places.map((seen) => seen.conn_id);
-  const elsewhere = group.conn_ids.filter((conn) => !known.includes(conn));
   const age = group.begun ? duration((Date.parse(answer.now) - Date.parse(group.begun)) / 1000) : "–";
   return [
     el("span", { class: "name" }, el("b", {}, group.group), ` of ${group.dag}`),
@@ -139,7 +137,7 @@ function heading(group, answer) {
     group.gib_hours ? fact("GiB-hours", hours(group.gib_hours)) : null,
     group.gib_hours ? fact("USD", el("span", { title: group.unknown.join("; ") }, usd(group))) : null,
     group.orphans ? el("span", { class: "badge s-orphan" }, `${group.orphans} orphaned`) : null,
-    elsewhere.length ? el("span", { class: "hint" }, `not looked at: connection ${elsewhere.join(", ")} is not in `
+    group.elsewhere.length ? el("span", { class: "hint" }, `not looked at: connection ${group.elsewhere} is not in `
       + "[rankvol] conn_ids") : null,
   ];
 }

@@ -21,26 +21,28 @@ START_TIMEOUT_S = 120.0
 class Stack:
     """Starts the components one by one, and ends each by its own pid."""
 
-    def __init__(self, home: Path, dags: Path, users: Mapping[str, str] | None = None) -> None:
+    def __init__(self, home: Path, dags: Path, users: Mapping[str, str] | None = None, prefix: str = "") -> None:
         """Prepare it.
 
         Args:
             users: names with their roles, each with a password in ``passwords``; without any, everybody is an admin.
+            prefix: the path that all of Airflow lies below, such as ``/team/airflow``.
         """
         self.home = home
         self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
         self.port = _free_port()
+        self.base = f"http://127.0.0.1:{self.port}{prefix}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.runs: dict[str, str] = {}
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{self.port}",
+            "AIRFLOW__API__BASE_URL": self.base,
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self.port}/execution/",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.base}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "3",
@@ -53,11 +55,6 @@ class Stack:
             self.env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = ",".join(f"{n}:{role}" for n, role in users.items())
             (home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps(self.passwords))
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
-
-    @property
-    def base(self) -> str:
-        """The URL of the API server, without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Make the database, read the DAGs, and start the components."""
@@ -181,7 +178,7 @@ class Stack:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
+            f"{self.base}{path}",
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
@@ -191,8 +188,7 @@ class Stack:
 
     def _token(self) -> str:
         if not hasattr(self, "_bearer"):
-            url = f"http://127.0.0.1:{self.port}/auth/token"
-            request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
+            request = urllib.request.Request(f"{self.base}/auth/token", headers={"Content-Type": "application/json"})
             if self.passwords:
                 name, password = next(iter(self.passwords.items()))
                 request.data = json.dumps({"username": name, "password": password}).encode()
