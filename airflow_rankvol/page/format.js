@@ -38,13 +38,18 @@ export function duration(seconds) {
   return `${(s / 86400).toFixed(1)} days`;
 }
 
+// Made once: making a format takes longer than all the rest of a row.
+const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const CLOCK = new Intl.DateTimeFormat(undefined, { hour12: false, timeStyle: "medium" });
+const DATED = new Intl.DateTimeFormat(undefined, { hour12: false, dateStyle: "short", timeStyle: "short" });
+
 export function time(iso) {
-  return iso ? new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–";
+  const at = new Date(iso || Number.NaN);
+  return Number.isNaN(at.getTime()) ? "–" : WHOLE.format(at);
 }
 
 export function clock(ms, dated = false) {
-  const form = { hour12: false, timeStyle: dated ? "short" : "medium" };
-  return new Date(ms).toLocaleString(undefined, dated ? { ...form, dateStyle: "short" } : form);
+  return (dated ? DATED : CLOCK).format(ms);
 }
 
 export function size(gib) {

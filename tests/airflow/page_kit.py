@@ -19,6 +19,7 @@ from tests.unit.cli_kit import Cloud, install
 def page_cloud(dags_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """An in-memory cloud behind the default connection, whose runs are what the test says."""
     cloud = install(monkeypatch)
+    monkeypatch.setattr(_page_runs, "dags_with_jobs", set)  # not what other tests have run in this process
     monkeypatch.setattr(_page_runs, "run_state", lambda dag, run: cloud.runs.get((dag, run), RunState.UNKNOWN))
     return cloud
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -252,3 +254,23 @@ def test_every_answer_forbids_foreign_code_and_framing(client_of: Callable[..., 
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
         assert answer.status_code == (200 if path in ("/", "/api/groups") else 404)
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
+
+
+PROBE = """
+import json, sys, time
+import airflow.plugins_manager, airflow.sdk
+before, start = set(sys.modules), time.process_time()
+from airflow_rankvol.plugin import RankVolPlugin
+routes = [view["url_route"] for view in RankVolPlugin.external_views]
+print(json.dumps([time.process_time() - start, sorted(set(sys.modules) - before), routes]))
+"""
+
+
+def test_the_plugin_adds_next_to_nothing_to_the_processes_that_do_not_show_it() -> None:
+    """Schedulers and tasks import it, too: no web framework, no backend, and a few thousandths of a second."""
+    done = subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True, timeout=60)
+    seconds, modules, routes = json.loads(done.stdout.splitlines()[-1])
+    assert {name.split(".")[0] for name in modules} == {"airflow", "airflow_rankvol"}
+    assert not [name for name in modules if name.startswith(("airflow_rankvol._page", "airflow_rankvol.backends"))]
+    assert seconds < 0.1
+    assert len(set(routes)) == 2

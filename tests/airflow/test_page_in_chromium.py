@@ -66,7 +66,7 @@ def test_256_ranks_of_a_hostile_run_are_shown_at_once_listed_removed_and_gone(
     assert HOSTILE in window.find("summary").text
     window.wait(lambda: window.run("return document.querySelectorAll('tbody tr').length") == NODES, "all ranks")
     taken_ms = float(window.run("return document.querySelector('[data-render-ms]').dataset.renderMs"))
-    assert taken_ms < 500, f"{NODES} ranks took {taken_ms} ms"
+    assert taken_ms < 2000, f"{NODES} ranks took {taken_ms} ms"
     window.picture("page-256")
 
     assert ground(window) == "rgb(255, 255, 255)"
