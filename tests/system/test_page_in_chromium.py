@@ -16,7 +16,7 @@ from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.plan import RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
-from tests.system.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.system.browser import CHROMIUM, DRIVER, PICTURES, Browser, browser
 from tests.system.stack import Stack
 
 pytestmark = [
@@ -25,19 +25,35 @@ pytestmark = [
 ]
 
 DAGS = Path(__file__).parents[2] / "dags"
+# For the pictures: what a large run looks like, and one whose teardown is skipped.
+WIDE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_rankvol import rank_job
+common = {"volumes": ["data-volume-${NODE_RANK}:/data_volume"], "volume_template": {"size": "200GB"}}
+with DAG("flights_by_shard", schedule=None) as wide:
+    rank_job("shards", nodes=256, commands=["sleep $((5 + NODE_RANK % 23))"], **common)
+with DAG("cut_off", schedule=None, dagrun_timeout=timedelta(seconds=20)) as cut:
+    rank_job("shards", nodes=3, commands=["sleep 600"], **common)
+"""
 HOSTILE = "<img src=x onerror=document.title='caught'>"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running Airflow with an example DAG, an administrator and a viewer."""
+    """A running Airflow below a path of its host, with an example DAG, an administrator and a viewer."""
     home = tmp_path_factory.mktemp("stack")
     dags = home / "dags"
     dags.mkdir()
     shutil.copy(DAGS / "pi_by_rank.py", dags)
-    stack = Stack(home, dags, {"ada": "admin", "vera": "viewer"})
+    if PICTURES:
+        (dags / "wide.py").write_text(WIDE)
+        (home / "prices.yaml").write_text('local: {"*": {"*": {gib: 0.08}}}')
+    stack = Stack(home, dags, {"ada": "admin", "vera": "viewer"}, prefix="/team/airflow")
     extra = {"state_dir": str(home / "state"), "mode": "directory", "owner": "us"}
     stack.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps({"conn_type": "rankvol_local", "extra": extra})
+    if PICTURES:
+        stack.env["AIRFLOW__RANKVOL__PRICES"] = str(home / "prices.yaml")
     stack.start()
     try:
         yield stack
@@ -112,12 +128,10 @@ def test_an_admin_removes_orphans_that_a_dialog_lists(stack: Stack, admin: Brows
     admin.into_page(HOSTILE)
     admin.find("summary", HOSTILE).click()
     admin.wait(lambda: len(admin.texts("tr.orphan")) == 3, "three orphans")
-    admin.picture("page")
 
     admin.find("#remove").click()
     listed = admin.wait_for_texts("dialog td:nth-child(2)", 3)
     assert set(listed) == names
-    admin.picture("remove")
     admin.find("#dialog-cancel").click()
     assert len(list((stack.home / "state" / "volumes").iterdir())) == 3
 
@@ -144,7 +158,6 @@ def test_a_viewer_sees_the_page_dark_and_may_not_remove(stack: Stack, run_id: st
             window.into_page("2 orphaned")
             window.find("summary", "2 orphaned").click()
             window.wait(lambda: len(window.texts("tr.orphan")) == 2, "two orphans")
-            window.picture("page-dark")
             assert window.run("return getComputedStyle(document.body).backgroundColor") == "rgb(17, 18, 20)"
             assert not window.driver.find_element(By.ID, "remove").is_displayed()
             answer = window.run(
@@ -158,3 +171,34 @@ def test_a_viewer_sees_the_page_dark_and_may_not_remove(stack: Stack, run_id: st
     finally:
         done = stack.command("rankvol", "reap", "--yes", "--output", "json")
     assert {row["name"] for row in json.loads(done.stdout)} == names
+
+
+@pytest.mark.skipif(not PICTURES, reason="takes the pictures of the documentation; see CONTRIBUTING.md")
+@pytest.mark.timeout(900)
+def test_the_pictures_of_the_documentation(stack: Stack, admin: Browser, run_id: str) -> None:
+    """A large run, live and ended, and orphans of one that was cut off."""
+    runs = {dag: stack.trigger(dag) for dag in ("cut_off", "flights_by_shard")}
+    try:
+        assert stack.wait("cut_off", runs["cut_off"]) == "failed"
+        admin.wait(
+            lambda: stack.states("flights_by_shard", runs["flights_by_shard"]).get("shards.run_rank[40]"), "ranks"
+        )
+        admin.into_page("orphaned")
+        for at in range(len(admin.texts("summary"))):
+            if "flights_by_shard" not in admin.texts("summary")[at]:
+                admin.driver.find_elements(By.CSS_SELECTOR, "summary")[at].click()
+        admin.wait(lambda: len(admin.texts("tbody tr")) == 8, "two groups")
+        admin.picture("page")
+        admin.find("#remove").click()
+        admin.find("dialog td")
+        admin.picture("remove")
+        admin.find("#dialog-cancel").click()
+        assert stack.wait("flights_by_shard", runs["flights_by_shard"], timeout_s=700) == "success"
+        with browser(stack.base, dark=True) as window:
+            window.log_in(stack, "vera")
+            window.into_page("flights_by_shard")
+            window.find("summary", "flights_by_shard").click()
+            window.wait(lambda: len(window.driver.find_elements(By.CSS_SELECTOR, "tbody tr")) == 256, "all ranks")
+            window.picture("page-256-dark")
+    finally:
+        stack.command("rankvol", "reap", "--yes")
