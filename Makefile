@@ -10,7 +10,7 @@ PARALLEL ?= -n $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count()
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 CACHE := $(CURDIR)/.cache
-DEBIAN_PACKAGES := curl e2fsprogs gzip iproute2 mount python3 util-linux
+DEBIAN_PACKAGES := chromium chromium-driver curl e2fsprogs gzip iproute2 mount python3 util-linux
 
 # Without bytecode Airflow starts three times slower; some machines switch it off for all of Python.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-demo demo demo-aws demo-gcp test test-all bench lint format lock system-deps build clean
+.PHONY: help venv venv-demo demo demo-aws demo-gcp test test-all screenshots bench lint format lock system-deps build clean
 
 help: ## Show this help
 	@echo 'One block volume per rank for Airflow. Targets:'
@@ -52,6 +52,9 @@ test: venv ## Run the tests; PYTEST_ARGS='-k naming' picks some
 test-all: venv ## Run the tests at full size, slow ones too
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
+screenshots: venv ## Take the pictures of docs/images anew, of a running Airflow with Chromium
+	RANKVOL_SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/system/test_page_in_chromium.py -k pictures
+
 bench: venv ## Print the figures of benchmarks/, each a ratio from one run
 	$(BIN)/python -m benchmarks.create_volumes
 
@@ -72,9 +75,9 @@ build: venv ## Build wheel and source distribution into dist/
 	$(BIN)/uv build --quiet --out-dir dist
 	@ls dist
 
-system-deps: ## Install the Debian packages that image mode needs (as root)
+system-deps: ## Install the Debian packages that image mode and the tests of the page need (as root)
 	@if [ "$$(id -u)" != 0 ]; then \
-		echo 'system-deps: not root, nothing installed. Without them everything runs in directory mode.'; \
+		echo 'system-deps: not root, nothing installed. Without them everything runs in directory mode, and the page is not tested.'; \
 		echo 'system-deps: an administrator would run: apt-get install $(DEBIAN_PACKAGES)'; \
 	elif ! command -v apt-get >/dev/null; then \
 		echo 'system-deps: no apt-get here. Install by hand: losetup, mount, unshare, blkid, setpriv, mkfs.ext4.'; \

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import BaseOperator, BaseOperatorLink, XComArg
 from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol._node_log import NodeLog, secrets_of
@@ -20,8 +20,9 @@ from airflow_rankvol.engine.step import stop_own
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+from airflow_rankvol.links import GroupOnPage, Shown
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
-from airflow_rankvol.records import Group, Observation
+from airflow_rankvol.records import Group, Node, Observation
 from airflow_rankvol.spec.contents import inline_content
 from airflow_rankvol.spec.job import RankJob, error_text
 from airflow_rankvol.templating import shield
@@ -103,6 +104,8 @@ class RankJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = (*JOB_FIELDS, "conn_id", "volume_group")
     ui_color = "#dbe9f6"
+    operator_extra_links: Sequence[BaseOperatorLink] = (GroupOnPage(),)
+    shown: Shown | None = None  # what the task's links lead to, once that is known
 
     def __init__(
         self,
@@ -225,8 +228,9 @@ class RankJobOperator(BaseOperator):
             seen: what was just observed, for the first of them.
         """
         backend = volumes.backend
+        self.shown = Shown(backend, tuple(volume_id for work in works for volume_id in work.volume_ids))
         for work in works:
-            failed = launch(backend, work, launcher, seen if work is works[0] else None)
+            failed = launch(backend, work, launcher, seen if work is works[0] else None, self._show)
             if failed:
                 for other in works:
                     if other != work:
@@ -241,6 +245,10 @@ class RankJobOperator(BaseOperator):
         trigger = RankTrigger(self.conn_id, first, list(succeeded), parts, masked=secrets_of(launcher))
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError  # not reached: defer() raises
+
+    def _show(self, node: Node) -> None:
+        if self.shown:
+            self.shown = replace(self.shown, node_ids=(*self.shown.node_ids, node.id))
 
     def _job(self) -> tuple[RankJob | None, str]:
         from airflow.configuration import conf

@@ -15,6 +15,7 @@ from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.step import forget_collected, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import BackendError, ConfigError, GatherIncomplete
+from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Group, Role, Slot, ranks_text
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class GatherRankResults(RankJobOperator):
         GatherFailed: the gather commands failed.
     """
 
+    operator_extra_links = (VolumesInConsole(), NodeInConsole(), GroupOnPage())
+
     def __init__(self, *, slots: Any, results: Any, deferrable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Not templated: a rank that failed has no XCom to render, and this task must run and say so itself.
@@ -63,6 +66,7 @@ class GatherRankResults(RankJobOperator):
             slots = self._slots(context)
             backend, job = volumes.backend, volumes.job
             work = self._work(context, volumes.group, job.gather_node or job.node, backend.clock.now())
+            self.shown = Shown(backend, work.volume_ids)
             observation = patiently(backend, backend.observe, work.group)
             patiently(backend, forget_collected, backend, work, observation)
             outputs = self._outputs(context)

@@ -18,6 +18,7 @@ from airflow_rankvol.engine.step import choose_attempt, stop_own
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Role, Slot
 from airflow_rankvol.spec.contents import is_inline
 
@@ -96,6 +97,7 @@ class CreateRankVolumes(RankJobOperator):
     """
 
     template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
+    operator_extra_links = (VolumesInConsole(), GroupOnPage())
 
     def __init__(self, *, slots: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -114,6 +116,7 @@ class CreateRankVolumes(RankJobOperator):
             # Before the volumes: what is wrong with it must leave nothing behind.
             stage(volumes.backend, plan, check_scripts(volumes.backend, plan, self.read_files()))
             slots = provision(volumes.backend, plan, generation=context["ti"].try_number, lives=lives)
+        self.shown = Shown(volumes.backend, tuple(volume.id for slot in slots for volume in slot.volumes))
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
             self.log.info("Rank %d: %s volume %s (%s)", rank, how, volume.name, volume.id)
@@ -141,6 +144,7 @@ class RunRank(RankJobOperator):
     """
 
     template_fields: Sequence[str] = (*RankJobOperator.template_fields, "slots")
+    operator_extra_links = (VolumesInConsole(), NodeInConsole(), GroupOnPage())
 
     def __init__(
         self,

@@ -48,6 +48,11 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "extra-links": [
+            "airflow_rankvol.links.VolumesInConsole",
+            "airflow_rankvol.links.NodeInConsole",
+            "airflow_rankvol.links.GroupOnPage",
+        ],
         "cli": ["airflow_rankvol._cli_commands.get_cli_commands"],
         "config": {
             "rankvol": {
@@ -62,8 +67,8 @@ def get_provider_info() -> dict[str, Any]:
                         "default": None,
                     },
                     "conn_ids": {
-                        "description": "Comma-separated connections that `rankvol ls`, `rankvol reap` and the reaper "
-                        "cover when no others are given.",
+                        "description": "Comma-separated connections that `rankvol ls`, `rankvol reap`, the reaper and "
+                        "the page cover when no others are given.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "rankvol_default,aws_default",

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TaskGroup, XComArg
+from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
+from airflow_rankvol._announce_operator import AnnounceDestination
 from airflow_rankvol._base_operator import plain
 from airflow_rankvol._endings import COLLECTED_KEY
 from airflow_rankvol.hooks import DEFAULT_CONN_ID
@@ -56,7 +57,8 @@ def rank_job(
     """Run commands on ``nodes`` nodes, each with volumes of its own, and gather their results.
 
     The group is ``plan`` → ``create_volumes`` → ``run_rank`` (mapped) → ``gather`` → ``delete_volumes`` (teardown), and
-    ``done``, an empty marker after gather by which a failed gather fails the DAG run.
+    ``done``, a marker after gather by which a failed gather fails the DAG run; with a ``destination`` it emits an event
+    of its asset.
 
     Args:
         volumes: mounts, ``name:path`` or ``{"name": …, "path": …}`` with any field of VolumeTemplate.
@@ -119,7 +121,20 @@ def rank_job(
         plan >> create >> ranks >> gathered >> delete
         delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
         # A task whose only follower is such a teardown is no leaf, so its failure would not fail the DAG run
-        # (airflow.models.dagrun, is_effective_leaf). This marker is the leaf; the scheduler never runs it.
-        gathered >> EmptyOperator(task_id="done")
+        # (airflow.models.dagrun, is_effective_leaf). This one is the leaf; the scheduler never runs an empty one.
+        gathered >> _done(gathered, group.group_id, destination)
     group.output = gathered.output
     return group
+
+
+def _done(gathered: GatherRankResults, group_id: str | None, destination: Any) -> BaseOperator:
+    """Return the group's last task: a mere marker, unless there are files at a destination to tell of."""
+    if not destination:
+        return EmptyOperator(task_id="done")
+    return AnnounceDestination(
+        task_id="done",
+        destination=destination,
+        volume_group=str(group_id),
+        result=gathered.output,
+        collected=XComArg(gathered, key=COLLECTED_KEY),
+    )

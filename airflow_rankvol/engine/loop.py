@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -130,13 +131,20 @@ def run(backend: Backend, work: Work, launcher: Launcher, screen: Screen | None 
     return outcome
 
 
-def launch(backend: Backend, work: Work, launcher: Launcher, seen: Observation | None = None) -> Outcome | None:
+def launch(
+    backend: Backend,
+    work: Work,
+    launcher: Launcher,
+    seen: Observation | None = None,
+    found: Callable[[Node], object] = bool,
+) -> Outcome | None:
     """Step until the work's node (in a gang, every node) is listed; what follows needs no launcher any more.
 
     Not only until it is launched: whoever kills the task or tears the run down next has to find it.
 
     Args:
         seen: what the caller has just observed, so that it need not be observed again.
+        found: is told the work's node, once that is listed; by default nobody is.
     """
     peers = Peers(backend, work)
     before = Action.WAIT
@@ -144,7 +152,9 @@ def launch(backend: Backend, work: Work, launcher: Launcher, seen: Observation |
     refusal: RetryableError | None = None
     while True:
         observation, seen = seen or patiently(backend, backend.observe, work.group), None
-        if own_node(work, observation) and _gang_launched(work, observation):
+        node = own_node(work, observation)
+        if node and _gang_launched(work, observation):
+            found(node)
             return None
         if peers.come_first(observation):
             backend.clock.sleep(backend.poll_interval_s)

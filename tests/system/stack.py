@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,28 @@ START_TIMEOUT_S = 120.0
 class Stack:
     """Starts the components one by one, and ends each by its own pid."""
 
-    def __init__(self, home: Path, dags: Path) -> None:
+    def __init__(self, home: Path, dags: Path, users: Mapping[str, str] | None = None, prefix: str = "") -> None:
+        """Prepare it.
+
+        Args:
+            users: names with their roles, each with a password in ``passwords``; without any, everybody is an admin.
+            prefix: the path that all of Airflow lies below, such as ``/team/airflow``.
+        """
         self.home = home
+        self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
         self.port = _free_port()
+        self.base = f"http://127.0.0.1:{self.port}{prefix}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.runs: dict[str, str] = {}
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{self.port}",
+            "AIRFLOW__API__BASE_URL": self.base,
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self.port}/execution/",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.base}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "3",
@@ -41,6 +50,10 @@ class Stack:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
         }
+        if users:
+            self.env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] = "False"
+            self.env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = ",".join(f"{n}:{role}" for n, role in users.items())
+            (home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps(self.passwords))
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
 
     def start(self) -> None:
@@ -165,7 +178,7 @@ class Stack:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
+            f"{self.base}{path}",
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
@@ -175,7 +188,11 @@ class Stack:
 
     def _token(self) -> str:
         if not hasattr(self, "_bearer"):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/auth/token", timeout=30) as answer:
+            request = urllib.request.Request(f"{self.base}/auth/token", headers={"Content-Type": "application/json"})
+            if self.passwords:
+                name, password = next(iter(self.passwords.items()))
+                request.data = json.dumps({"username": name, "password": password}).encode()
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 self._bearer = json.load(answer)["access_token"]
         return str(self._bearer)
 

@@ -1,0 +1,70 @@
+"""Looks at the places are shared, kept for a moment, and wait for none that hangs."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+
+from airflow_rankvol import _page_looks
+from airflow_rankvol._page_looks import Looks, Seen
+from airflow_rankvol.engine.reap import RunState
+
+
+class Places:
+    """What stands behind connections; that of "slow" answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.go = threading.Event()
+
+    def look_at(self, conn_id: str, state_of: object) -> Seen:
+        self.asked[conn_id] += 1
+        number = self.asked[conn_id]
+        if conn_id == "slow":
+            assert self.go.wait(30)
+        return Seen(conn_id, problem=f"look {number}")
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Places:
+    made = Places()
+    monkeypatch.setattr(_page_looks, "look_at", made.look_at)
+    return made
+
+
+def looks() -> Looks:
+    return Looks(lambda dag, run: RunState.UNKNOWN)
+
+
+def test_a_place_that_hangs_is_named_and_hides_no_other(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    shared = looks()
+    slow, quick = shared.all(["slow", "quick"])
+    assert "has not answered" in slow.problem
+    assert quick.problem == "look 1"
+    assert "has not answered" in shared.all(["slow"])[0].problem
+    places.go.set()
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)
+    assert shared.all(["slow"])[0].problem == "look 1"
+    assert places.asked == {"slow": 1, "quick": 1}
+
+
+def test_a_look_holds_for_some_seconds(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = looks()
+    assert [shared.all(["quick", "quick"])[0].problem for _ in range(3)] == ["look 1"] * 3
+    monkeypatch.setattr(_page_looks, "FRESH_S", 0.0)
+    assert shared.all(["quick"])[0].problem == "look 2"
+
+
+def test_after_a_removal_nobody_is_shown_what_was_seen_before(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    shared = looks()
+    shared.all(["slow", "quick"])
+    shared.forget()
+    places.go.set()
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)
+    slow, quick = shared.all(["slow", "quick"])
+    assert (slow.problem, quick.problem) == ("look 2", "look 2")
+    assert shared.all(["slow"])[0].problem == "look 2"  # the first one has ended, and is not kept
