@@ -57,6 +57,8 @@ screenshots: venv ## Take the pictures of docs/images anew, of a running Airflow
 
 bench: venv ## Print the figures of benchmarks/, each a ratio from one run
 	$(BIN)/python -m benchmarks.create_volumes
+	$(BIN)/python -m benchmarks.triggers
+	$(BIN)/python -m benchmarks.many_ranks
 
 lint: venv ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
