@@ -82,7 +82,11 @@ class RankTrigger(BaseTrigger):
         yield TaskFailedEvent() if ending["error"] else TaskSuccessEvent()
 
     async def on_kill(self) -> None:
-        """Stop the node, or all nodes of gather, when a user kills or clears the deferred task; the volumes stay."""
+        """Stop the node, or all nodes of gather, when a user kills or clears the deferred task; the volumes stay.
+
+        A task that still waits was not killed: Airflow calls this, too, in a triggerer that hung when it finds that
+        another one has its triggers now (``TriggerRunner.cancel_triggers`` in Airflow 3.3.2).
+        """
         # The runner cancels this coroutine again within a second: the work itself must not be cancelled with it.
         task = asyncio.ensure_future(self._stop())
         _stopping.add(task)
@@ -143,7 +147,24 @@ class RankTrigger(BaseTrigger):
     def _works(self) -> list[Work]:
         return [Work.from_dict(work) for work in (self.work, *self.parts)]
 
+    async def _still_waits(self) -> bool:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        ti = self.task_instance
+        if self.trigger_id is None or ti is None:
+            return False
+        where: dict[str, Any] = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "run_ids": [ti.run_id]}
+        try:
+            states = await in_thread(partial(RuntimeTaskInstance.get_task_states, map_index=ti.map_index, **where))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, a killed task's node must not run on
+            self.log.warning("Airflow did not tell whether %s still waits; stopping its node: %s", ti.task_id, exc)
+            return False
+        return "deferred" in states.get(ti.run_id, {}).values()
+
     async def _stop(self) -> None:
+        if await self._still_waits():
+            self.log.info("Another triggerer waits for this task now: its node is left alone")
+            return
         backend = await aget_backend(self.conn_id)
         for work in self._works():
             node = await in_thread(stop_own, backend, work)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 START_TIMEOUT_S = 120.0
 
 
@@ -66,15 +68,30 @@ class Stack:
         self._wait(self._healthy, "API server, scheduler and triggerer")
 
     def stop(self) -> None:
-        """End every component."""
+        """End every component, also one that a test holds."""
         for process in reversed(self.processes.values()):
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
         for process in self.processes.values():
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def add_triggerer(self, name: str) -> None:
+        """Start another triggerer; the log is that of ``name``."""
+        self._spawn("triggerer", "--skip-serve-logs", name=name)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Signal a component and everything that it started, which a service manager would do, too."""
+        for process in [*(found := psutil.Process(self.processes[name].pid)).children(recursive=True), found]:
+            process.send_signal(number)
+
+    def end(self, name: str, number: signal.Signals) -> None:
+        """End one component, and wait until it has."""
+        self.send(name, number) if number == signal.SIGKILL else self.processes[name].send_signal(number)
+        self.processes.pop(name).wait(timeout=30)
 
     def airflow(self, *args: str) -> str:
         """Run an ``airflow`` command to its end."""
@@ -157,11 +174,11 @@ class Stack:
         names = [*self.processes]
         return "\n".join(f"--- {n}\n{(self.home / f'{n}.log').read_text()[-3000:]}" for n in names)
 
-    def _spawn(self, name: str, *args: str) -> None:
+    def _spawn(self, command: str, *args: str, name: str = "") -> None:
         script = Path(sys.executable).with_name("airflow")
-        with (self.home / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [str(script), name, *args], env=self.env, cwd=self.home, stdout=log, stderr=subprocess.STDOUT
+        with (self.home / f"{name or command}.log").open("wb") as log:
+            self.processes[name or command] = subprocess.Popen(
+                [str(script), command, *args], env=self.env, cwd=self.home, stdout=log, stderr=subprocess.STDOUT
             )
 
     def _healthy(self) -> bool:
