@@ -17,6 +17,7 @@ from airflow_rankvol.backends._aws_view import (
     GOING,
     REPORT_TAG,
     ended_by_itself,
+    filters,
     instance_state,
     name_of,
     node_of,
@@ -214,22 +215,21 @@ class Nodes:
         except BackendError as exc:
             if code(exc) != "IdempotentParameterMismatch":
                 raise
-            return self._launched_by_another(request, exc)
+            return self._launched_by_another(parameters["ClientToken"], where, exc)
         raw: dict[str, Any] = answer["Instances"][0]
         specification = parameters["TagSpecifications"][0]
         return {**raw, "Tags": raw.get("Tags") or specification["Tags"]}
 
-    def _launched_by_another(self, request: NodeRequest, refusal: BackendError) -> Raw:
-        """Return the node that another process of a rendezvous has launched with the same token."""
-        wanted = [
-            {"Name": "tag:Name", "Values": [request.name]},
-            {"Name": "tag:rankvol:key", "Values": [request.tags.key]},
-        ]
-        found = self.ec2.nodes("create_node", request.name, wanted)
+    def _launched_by_another(self, token: str, where: str, refusal: BackendError) -> Raw:
+        """Return the node that another process of a rendezvous has launched with the same token.
+
+        The token is of this attempt, so it may have ended since; who asks sees that, and does not wait for it.
+        """
+        found = self.ec2.nodes("create_node", where, filters(client_token=token))
         self.memory.saw_nodes(found)
         if not found:
             text = "it was launched by another process, and is not listed yet; it is looked for again"
-            raise NotReady(text, backend="aws", verb="create_node", resource=request.name) from refusal
+            raise NotReady(text, backend="aws", verb="create_node", resource=where) from refusal
         return found[0]
 
     def _zone_of(self, request: NodeRequest) -> str | None:

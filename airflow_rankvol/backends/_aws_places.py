@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any, TypeVar
 
 from airflow_rankvol.backends._aws_calls import Ec2
@@ -22,6 +23,9 @@ IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-defaul
 #: Attachments that every Nitro type takes when EC2 does not tell: 28 shared, less a network interface
 #: (EC2 User Guide, "Amazon EBS volume limits for Amazon EC2 instances").
 DEFAULT_ATTACHMENTS = 27
+#: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
+#: the disk has another, and is found by its volume's id.
+DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +201,8 @@ class Places:
     def _free_slots(self, template: NodeTemplate, machine_type: str) -> int:
         # The default image has no disks besides its root.
         of_image = self.image(template.image, machine_type).data_devices if template.image else ()
-        return self.machine_type(machine_type).attachments - len(of_image)
+        # Some types take more volumes than there are names for (m7i.48xlarge: 128).
+        return min(self.machine_type(machine_type).attachments, len(DEVICES)) - len(of_image)
 
     def _parameter(self, name: str) -> str:
         with self._ec2.mapped("check", name):

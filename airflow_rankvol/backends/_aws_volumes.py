@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
 from airflow_rankvol.backends._aws_creation import creation, hashed, volume_tags
 from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
-from airflow_rankvol.backends._aws_places import Places
+from airflow_rankvol.backends._aws_places import DEVICES, Places
 from airflow_rankvol.backends._aws_view import (
     devices_of,
     instance_state,
@@ -23,10 +22,6 @@ from airflow_rankvol.backends._aws_view import (
 from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
-
-#: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
-#: the disk has another, and is found by its volume's id.
-DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True)

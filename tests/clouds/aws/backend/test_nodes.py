@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,13 @@ def test_an_images_data_disks_leave_fewer_places_for_volumes(lab: Lab) -> None:
     assert lab.backend.max_volumes(with_disk) == lab.backend.max_volumes(plain) - 1
 
 
+def test_a_node_takes_no_more_volumes_than_there_are_device_names(lab: Lab) -> None:
+    largest = NodeTemplate(machine_type="m7i.48xlarge", zones=(ZONE,))
+    (info,) = lab.double.boto3("ec2").describe_instance_types(InstanceTypes=["m7i.48xlarge"])["InstanceTypes"]
+    assert info["EbsInfo"]["MaximumEbsAttachments"] > 104
+    assert lab.backend.max_volumes(largest) == 4 * 26  # /dev/xvd[a-d][a-z]
+
+
 def test_without_spare_spot_capacity_the_next_machine_type_is_taken(lab: Lab) -> None:
     lab.double.fault("error", "RunInstances", code="UnfulfillableCapacity", message="no spare capacity", status=500)
     node = lab.node(lab.volume(), machine_type="m7i.large, m6i.large", spot=True)
@@ -90,6 +98,34 @@ def test_another_process_with_another_expiry_gets_the_same_node(lab: Lab) -> Non
         lab.process().create_node(late)
     lab.settle()
     assert lab.process().create_node(late).id == made.id
+
+
+def test_a_node_of_the_same_name_and_key_is_not_taken_for_the_one_another_process_launched(lab: Lab) -> None:
+    volume = lab.volume()
+    request = lab.node_request(volume)
+    foreign = {"Name": request.name, **request.tags.with_(owner="others").to_dict()}
+    lab.double.boto3("ec2").run_instances(
+        ImageId=lab.double.boto3("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
+        InstanceType="m7i.large", MinCount=1, MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in foreign.items()]}],
+    )  # fmt: skip
+    lab.settle()
+    made = lab.backend.create_node(request)
+    lab.settle()
+    late = replace(request, tags=request.tags.with_(expiry="2030-01-01T00:00:00+00:00"))
+    assert lab.process().create_node(late).id == made.id
+
+
+def test_a_node_that_has_ended_since_another_process_launched_it_is_shown_as_ended(lab: Lab) -> None:
+    """Its rank reads the record then; waiting for another node of the same attempt would never end."""
+    made = lab.node(lab.volume())
+    lab.settle()
+    lab.backend.delete_node(made.id, lab.guard)
+    lab.settle()
+    late = lab.node_request(lab.volume())
+    late = replace(late, tags=late.tags.with_(expiry="2030-01-01T00:00:00+00:00"))
+    again = lab.process().create_node(late)
+    assert (again.id, again.state) == (made.id, NodeState.ENDED)
 
 
 def test_a_node_is_listed_when_ec2_lists_it(lab: Lab) -> None:
