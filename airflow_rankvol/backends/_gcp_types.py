@@ -95,6 +95,15 @@ def family_of(machine_type: str) -> str:
     return "n1" if first == "custom" else first
 
 
+def moves(machine_type: str) -> bool:
+    """Say whether an instance can move to another host while it runs.
+
+    Those with accelerators and on bare metal cannot (Compute Engine's documentation, "Live migration process during
+    maintenance events").
+    """
+    return family_of(machine_type) not in WITH_ACCELERATORS and not machine_type.endswith("-metal")
+
+
 def boot_type_of(machine_type: str) -> str:
     """Return the disk type that a machine boots from unless the template names one."""
     takes = FAMILIES.get(family_of(machine_type))

@@ -51,7 +51,16 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     assert {action: run.counts[action] for action in ONCE} == dict.fromkeys(ONCE, ranks)
     # Handed out, collected: a call for each, which only succeeds while nobody else has changed the labels.
     assert run.counts["disks.setLabels"] == 2 * ranks
+    # Right before a node goes: a volume must not go with it.
+    assert run.counts["instances.get"] == ranks
     # Nothing else, besides the waiting for operations.
-    others = {"zoneOperations.wait", "disks.setLabels", "disks.aggregatedList", "instances.aggregatedList", *ONCE}
+    others = {
+        "zoneOperations.wait",
+        "disks.setLabels",
+        "disks.aggregatedList",
+        "instances.aggregatedList",
+        "instances.get",
+        *ONCE,
+    }
     assert set(run.counts) - others <= {"disks.get", "instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s
