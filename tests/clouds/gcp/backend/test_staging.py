@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -161,7 +161,8 @@ def test_a_service_account_that_may_not_sign_by_iam_is_refused_in_plan(
         service_account_email = EMAIL
 
     class Answer:
-        status, headers = 403, {}
+        status = 403
+        headers: ClassVar[dict[str, str]] = {}
         data = b'{"error": {"code": 403, "message": "no", "status": "PERMISSION_DENIED"}}'
 
     asked = []
