@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._gcp_labels import check_labels
 from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
 from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
-from airflow_rankvol.backends._gcp_types import FAMILIES, TYPES, family_of, takes
+from airflow_rankvol.backends._gcp_types import FAMILIES, NO_BOOT, TYPES, family_of, takes
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
@@ -73,6 +73,9 @@ def _check_node(
             raise ConfigError(
                 f"{where}.root_size: {template.root_size}; image {image.link} needs at least {image.size_gib} GiB"
             )
+        least = TYPES[template.root_type].min_gib if template.root_type else 0
+        if size_gib is None and least > image.size_gib:
+            raise ConfigError(f"{where}.root_size is not set; {template.root_type} takes {least} GiB or more. Set it")
         machine = next(iter(offers[name].values()), None)
         if machine is not None:
             _check_machine(machine, template, where, disks)
@@ -80,8 +83,7 @@ def _check_node(
 
 def _check_fields(template: NodeTemplate, where: str) -> None:
     check_labels(template.tags, where)
-    if template.root_type is not None and template.root_type not in TYPES:
-        raise ConfigError(f"{where}.root_type: {template.root_type!r} was found; expected one of {', '.join(TYPES)}")
+    _check_root(template, where)
     if template.report is not ReportChannel.CONSOLE:
         raise ConfigError(
             f"{where}.report: {str(template.report)!r} is AWS'; nodes on Google Cloud report by guest attributes. "
@@ -101,10 +103,23 @@ def _check_fields(template: NodeTemplate, where: str) -> None:
         raise ConfigError(f"{where}.lifetime: {template.lifetime}; Compute Engine limits it to 119 days")
 
 
+def _check_root(template: NodeTemplate, where: str) -> None:
+    name, size_gib = template.root_type, template.root_size_gib
+    if name is None:
+        return
+    if name not in TYPES or name in NO_BOOT:
+        able = [kind for kind in TYPES if kind not in NO_BOOT]
+        raise ConfigError(f"{where}.root_type: {name!r} was found; a node boots from one of {', '.join(able)}")
+    kind = TYPES[name]
+    # Without a size, it is the image's.
+    if size_gib is not None and not kind.min_gib <= math.ceil(size_gib) <= kind.max_gib:
+        raise ConfigError(f"{where}.root_size: {template.root_size}; {name} takes {kind.min_gib} to {kind.max_gib} GiB")
+
+
 def _check_network(places: Places, template: NodeTemplate, where: str, regions: Sequence[str]) -> None:
     """Look up what lies in this project; the network of another one, only its own project's users may see."""
     mine = places.gce.link("")
-    for subnet in _subnets(template):
+    for subnet in subnets_of(template):
         for region in regions:
             link = places.subnet(subnet, region)
             if link.startswith(mine) and not places.exists(link, subnet):
@@ -119,7 +134,8 @@ def _check_network(places: Places, template: NodeTemplate, where: str, regions: 
         raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")
 
 
-def _subnets(template: NodeTemplate) -> list[str]:
+def subnets_of(template: NodeTemplate) -> list[str]:
+    """Return the subnets that a template names."""
     subnets = template.subnets
     if subnets is None:
         return []

@@ -237,6 +237,7 @@ def _sign_in(settings: Settings) -> tuple[Credentials, str]:
     except Exception as exc:
         raise ConfigError(
             f"connection {settings.conn_id!r} of type google_cloud_platform cannot be used: {type(exc).__name__}: {exc}"
+            ". Correct its extra: key_path or keyfile_dict have to be a service account's key as Google gave it out"
         ) from exc
     if not project:
         raise ConfigError(f"connection {settings.conn_id!r}: its credentials name no project; set project in its extra")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_errors import OperationFailed, answered, code, of_operation
-from airflow_rankvol.backends._gcp_memory import Memory, same
-from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags
+from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_view import ROOT_LABEL, Raw, id_of, our_tags
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.records import Tags
 
 #: What is too large to be remembered of what was made.
 _LARGE = frozenset({"metadata"})
+#: What a refusal says is taken: a node's boot disk, which has its name, as well as the node.
+_TAKEN = re.compile(r"/zones/([a-z0-9-]+)/disks/([a-z0-9-]+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,12 @@ def insert(gce: Gce, memory: Memory, wanted: Insertion, tags: Tags) -> Raw:
         except BackendError as exc:
             if code(exc) != "alreadyExists":
                 raise
-            return _existing(gce, wanted, tags, exc)
+            return _existing((gce, memory), wanted, tags, exc)
         if operation.get("status") != "DONE":
             return _awaited(gce, memory, wanted, dict(operation))
         found = None if of_operation(operation) else gce.find(f"{wanted.path}/{wanted.name}", wanted.verb, wanted.name)
         if found is not None:
-            return _checked(found, wanted, tags)
+            return _checked(memory, found, wanted, tags)
         memory.spend(wanted.token)
     error = of_operation(operation)
     if error is not None:
@@ -91,15 +94,43 @@ def _awaited(gce: Gce, memory: Memory, wanted: Insertion, operation: dict[str, A
     return {**asked, **known, "zone": "/".join(wanted.path.split("/")[:2])}
 
 
-def _existing(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendError) -> Raw:
+def _existing(where: tuple[Gce, Memory], wanted: Insertion, tags: Tags, refusal: BackendError) -> Raw:
+    gce, memory = where
     found = gce.find(f"{wanted.path}/{wanted.name}", wanted.verb, wanted.name)
-    if found is None:  # gone a moment ago; or the boot disk of an instance that could not be had is still going
+    if found is None:  # gone a moment ago, or only its boot disk is there
+        _check_boot_disk(gce, wanted, tags, refusal)
         text = f"something of that name was still there a moment ago; it is tried again ({refusal.args[0]})"
         raise _error(NotReady, wanted, text) from refusal
-    return _checked(found, wanted, tags)
+    return _checked(memory, found, wanted, tags)
 
 
-def _checked(found: Raw, wanted: Insertion, tags: Tags) -> Raw:
+def _check_boot_disk(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendError) -> None:
+    """Say whose disk has the name of a node's boot disk; one that is left of this very node is removed.
+
+    Raises:
+        VolumeConflict: it is somebody else's.
+    """
+    taken = _TAKEN.search(str(refusal.args[0]))
+    if taken is None or wanted.path.endswith("/disks"):
+        return
+    path = f"zones/{taken[1]}/disks/{taken[2]}"
+    disk = gce.find(path, wanted.verb, wanted.name)
+    if disk is None or disk.get("status") == "DELETING" or disk.get("users"):
+        return  # it is going, or another call has just launched the node
+    if (disk.get("labels") or {}).get(ROOT_LABEL) == wanted.name and same(disk, tags):
+        gce.call("DELETE", path, wanted.verb, id_of(disk), requestId=once())
+        return
+    theirs = our_tags(disk)
+    whose = f"key {theirs.key!r} of owner {theirs.owner!r}" if theirs else "no tags of ours"
+    raise _error(
+        VolumeConflict, wanted,
+        f"the name of its boot disk is taken by disk {id_of(disk)} with {whose}; it was not touched. Look whose it is, "
+        f"remove it (gcloud compute disks delete {disk['name']} --zone {taken[1]}) or keep its content in a snapshot "
+        "before, then clear this task",
+    ) from refusal  # fmt: skip
+
+
+def _checked(memory: Memory, found: Raw, wanted: Insertion, tags: Tags) -> Raw:
     if not same(found, tags):
         theirs = our_tags(found)
         whose = f"key {theirs.key!r} of owner {theirs.owner!r}" if theirs else "no tags of ours"
@@ -111,6 +142,8 @@ def _checked(found: Raw, wanted: Insertion, tags: Tags) -> Raw:
     if found.get("status") == "DELETING":
         text = "the volume of that name is being deleted; it is made again once that one is gone"
         raise _error(NotReady, wanted, text)
+    if memory.is_going(found):
+        raise _error(NotReady, wanted, "the node of that name is being deleted; it is launched again once it is gone")
     return found
 
 

@@ -6,18 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_rankvol.backends._gcp_labels import PREFIX, description_of, labels_of
+from airflow_rankvol.backends._gcp_labels import description_of, labels_of
 from airflow_rankvol.backends._gcp_places import Image, Places, region_of
-from airflow_rankvol.backends._gcp_types import WITH_ACCELERATORS, boot_type_of, family_of
-from airflow_rankvol.backends._gcp_view import split
+from airflow_rankvol.backends._gcp_types import WITH_ACCELERATORS, boot_type_of, family_of, moves
+from airflow_rankvol.backends._gcp_view import ROOT_LABEL, split
 from airflow_rankvol.backends.base import NodeRequest
-from airflow_rankvol.records import Attachment
-from airflow_rankvol.spec.templates import NodeTemplate
+from airflow_rankvol.records import Attachment, Tags
+from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy
 
 #: The boot disk's name on the node: no volume can have it, because no disk's name has an underscore.
 BOOT_DEVICE = "rankvol_boot"
-#: On the disk that a node boots from: its node. It carries no key, so it is no rank's volume.
-ROOT_LABEL = f"{PREFIX}root"
 #: What a service account may use: all that IAM allows it (Compute Engine's documentation, "Service accounts", best
 #: practice).
 DEFAULT_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
@@ -49,7 +47,7 @@ def launching(request: NodeRequest, machine: Machine, places: Places) -> dict[st
         "disks": [_boot(request, machine, places), *(_data(item, places) for item in request.attachments)],
         "networkInterfaces": [_network(template, machine.zone, places)],
         "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(request).items()]},
-        "scheduling": _scheduling(request, has_gpus=gpus or family_of(machine.type) in WITH_ACCELERATORS),
+        "scheduling": _scheduling(request, stays=gpus or not moves(machine.type)),
     }
     if gpus:
         kind = places.gce.link(f"zones/{machine.zone}/acceleratorTypes/{template.accelerator}")
@@ -80,20 +78,25 @@ def scopes_of(template: NodeTemplate) -> list[str]:
 
 def _boot(request: NodeRequest, machine: Machine, places: Places) -> dict[str, Any]:
     template, size_gib = request.template, request.template.root_size_gib
-    labels = labels_of(request.tags, template.tags)
-    kept = {name: value for name, value in labels.items() if name not in _NOT_ON_ROOT}
+    tags = root_tags(request.tags)
     kind = template.root_type or boot_type_of(machine.type)
     params: dict[str, Any] = {
         "sourceImage": machine.image.link,
         "diskType": places.gce.link(f"zones/{machine.zone}/diskTypes/{kind}"),
-        "labels": {**kept, ROOT_LABEL: request.name},
+        "labels": {**labels_of(tags, template.tags), ROOT_LABEL: request.name},
+        "description": description_of(tags),
     }
     if size_gib is not None:
         params["diskSizeGb"] = str(max(math.ceil(size_gib), machine.image.size_gib))
     return {"boot": True, "autoDelete": True, "deviceName": BOOT_DEVICE, "initializeParams": params}
 
 
-_NOT_ON_ROOT = frozenset(f"{PREFIX}{name}" for name in ("key", "rank", "attempt", "scope", "reclaim", "role"))
+def root_tags(node: Tags) -> Tags:
+    """Return the tags of the disk that a node boots from: of no rank, and nothing that anybody would miss."""
+    return Tags(
+        owner=node.owner, dag=node.dag, run=node.run, group=node.group, key=node.key, expiry=node.expiry,
+        reclaim=ReclaimPolicy.DELETE_ALWAYS,
+    )  # fmt: skip
 
 
 def _data(item: Attachment, places: Places) -> dict[str, Any]:
@@ -128,15 +131,15 @@ def _metadata(request: NodeRequest) -> dict[str, str]:
     }
 
 
-def _scheduling(request: NodeRequest, *, has_gpus: bool) -> dict[str, Any]:
+def _scheduling(request: NodeRequest, *, stays: bool) -> dict[str, Any]:
     spot = request.template.spot
     lifetime_s = min(max(math.ceil(request.lifetime_s) + GRACE_S, SHORTEST_S), LONGEST_S)
     return {
         "provisioningModel": "SPOT" if spot else "STANDARD",
         # A node that starts again would start its job again.
         "automaticRestart": False,
-        # Neither a spot instance nor one with accelerators can move to another host.
-        "onHostMaintenance": "TERMINATE" if spot or has_gpus else "MIGRATE",
+        # Neither a spot instance nor one with accelerators or on bare metal can move to another host.
+        "onHostMaintenance": "TERMINATE" if spot or stays else "MIGRATE",
         "maxRunDuration": {"seconds": str(lifetime_s)},
         # A spot instance that was taken back stays, and says so; delete_volumes deletes it.
         "instanceTerminationAction": "STOP" if spot else "DELETE",

@@ -39,14 +39,16 @@ from airflow_rankvol.errors import (
     NotReady,
     RetryableError,
 )
-from airflow_rankvol.records import Node, NodeState, Volume
+from airflow_rankvol.records import Node, NodeState
 
 log = logging.getLogger(__name__)
 
 #: On serial port 1: our bootstrap's lines, and the guest agent's when it runs startup scripts.
 _LIFE = re.compile(r"RANKVOL-|startup-script|google_metadata_script_runner|GCEMetadataScripts")
 #: Another machine type of the list may be had where these say that this one cannot.
-_NEXT_TYPE = frozenset({"UNSUPPORTED_OPERATION", "QUOTA_EXCEEDED", "quotaExceeded", "CPU_QUOTA_EXCEEDED"})
+_NEXT_TYPE = frozenset(
+    {"UNSUPPORTED_OPERATION", "QUOTA_EXCEEDED", "quotaExceeded", "CPU_QUOTA_EXCEEDED", "GPU_QUOTA_EXCEEDED"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Nodes:
 
     def delete(self, node_id: str, guard: Guard) -> None:
         """Start ending a node of ours; its volumes stay."""
-        raw = self.memory.node(node_id) or self._get(node_id, "delete_node")
+        # As it is now: what a rank has computed goes with it where somebody has let it.
+        raw = self._get(node_id, "delete_node")
         if raw is None:
             return
         name = str(raw["name"])
@@ -127,10 +130,9 @@ class Nodes:
         """Return what a node's job printed, as far as Compute Engine shows it, for people."""
         return self.reports.log(_path(node_id))
 
-    def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
-        """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
-        holding = {volume.attached_to for volume in volumes}
-        there = [raw for raw in found if not self.memory.is_going(raw) or id_of(raw) in holding]
+    def views(self, found: Iterable[Raw]) -> tuple[Node, ...]:
+        """Return described instances as nodes; one that this process has deleted counts as ended until it is gone."""
+        there = list(found)
         self._ask_reasons(there)
         return tuple(self._view(raw) for raw in there)
 

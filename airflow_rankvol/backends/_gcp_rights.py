@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends._gcp_calls import Gce
+from airflow_rankvol.backends._gcp_check_nodes import subnets_of
+from airflow_rankvol.backends._gcp_creation import partial
 from airflow_rankvol.errors import AuthDenied, BackendError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ ALWAYS = frozenset(
         "compute.disks.list",
         "compute.disks.setLabels",
         "compute.disks.use",
+        "compute.instances.attachDisk",
         "compute.instances.create",
         "compute.instances.delete",
         "compute.instances.get",
@@ -43,7 +47,6 @@ AT_TIMES = frozenset(
         "compute.images.get",
         "compute.images.getFromFamily",
         "compute.images.useReadOnly",
-        "compute.instances.attachDisk",
         "compute.instances.setServiceAccount",
         "compute.instances.setTags",
         "compute.machineTypes.get",
@@ -57,11 +60,28 @@ AT_TIMES = frozenset(
 )
 
 
-def needed(plan: Plan) -> frozenset[str]:
-    """Return the rights that a plan needs in its own project."""
+def needed(plan: Plan, project: str) -> frozenset[str]:
+    """Return the rights that a plan needs in its own project; those on what lies in another are its owner's to give."""
     job = plan.job
-    nodes = [job.node, *([job.gather_node] if job.gather_node else [])]
+    nodes = [job.node, *([job.gather_node] if job.gathers_on_node and job.gather_node else [])]
+    volumes = [volume.template for volume in plan.volumes()]
+
+    def own(names: Iterable[str | None]) -> list[str]:
+        return [name for name in names if name and _lies_in(name, project)]
+
+    images, sources = own(node.image for node in nodes), own(volume.image for volume in volumes)
+    snapshots = own(volume.snapshot for volume in volumes)
     wanted = {
+        # A plain name is looked for among this project's images and families first.
+        "compute.images.get": any("/family/" not in name for name in [*images, *sources]),
+        "compute.images.getFromFamily": any("/" not in name for name in images)
+        or any("/family/" in name for name in [*images, *sources]),
+        # Whether a node's plain name is a public image's only looking for it tells.
+        "compute.images.useReadOnly": sources or any("/" in name for name in images),
+        "compute.machineTypes.get": job.gathers_on_node,
+        "compute.networks.get": own(node.network for node in nodes),
+        "compute.snapshots.get": snapshots,
+        "compute.subnetworks.get": own(name for node in nodes for name in subnets_of(node)),
         "compute.instances.setServiceAccount": any(node.service_account for node in nodes),
         "compute.instances.setTags": any(node.network_tags for node in nodes),
         "compute.snapshots.useReadOnly": any(volume.template.snapshot for volume in plan.volumes()),
@@ -69,6 +89,12 @@ def needed(plan: Plan) -> frozenset[str]:
         "compute.zoneOperations.list": any(node.spot for node in nodes),
     }
     return ALWAYS | {right for right, needs in wanted.items() if needs}
+
+
+def _lies_in(name: str, project: str) -> bool:
+    """Say whether a name or a link is one of a project's own things."""
+    link = partial(name)
+    return not link.startswith("projects/") or link.startswith(f"projects/{project}/")
 
 
 def check_rights(plan: Plan, gce: Gce) -> None:
@@ -80,7 +106,7 @@ def check_rights(plan: Plan, gce: Gce) -> None:
     Raises:
         AuthDenied: names the rights.
     """
-    wanted = sorted(needed(plan))
+    wanted = sorted(needed(plan, gce.project))
     url = f"{gce.session.base('cloudresourcemanager')}/v1/projects/{gce.project}:testIamPermissions"
     try:
         answer = gce.fetch("POST", url, "check", gce.project, body={"permissions": wanted}, action="testIamPermissions")

@@ -66,7 +66,7 @@ class GcsStaging:
             if code(exc) != "notFound":
                 raise
             raise ConfigError(f"staging: {place!r}: there is no bucket {bucket!r}. Create it, or correct it") from exc
-        self._signing()
+        self._try_signing(place)
 
     def stage(self, place: str, key: str, content: bytes, expires_s: float) -> str:
         """Store a content unless it is there, and return a URL of it that holds for at least that long.
@@ -124,6 +124,26 @@ class GcsStaging:
                 raise
             return False
         return found.get("size") == str(size)
+
+    def _try_signing(self, place: str) -> None:
+        """Let IAM sign something where the credentials have no key of their own: not before the nodes need it.
+
+        Raises:
+            AuthDenied: the right iam.serviceAccounts.signBlob is missing.
+        """
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.iam import Signer
+        from google.auth.transport.requests import Request
+
+        try:
+            by = self._signing()
+            credentials = self._gce.session.credentials
+            if "credentials" not in by:
+                Signer(Request(), credentials, by["service_account_email"]).sign(b"rankvol")  # type: ignore[no-untyped-call]
+            elif hasattr(credentials, "sign_bytes"):
+                credentials.sign_bytes(b"rankvol")
+        except GoogleAuthError as exc:
+            raise no_answer(exc, "check", place) from exc
 
     def _signing(self) -> dict[str, Any]:
         """Return what signs: the credentials' own key, or IAM for a service account that has none here.

@@ -83,6 +83,8 @@ _EXTREME_FROM = {"c3": 88, "c4": 96, "c4a": 64, "c4d": 96, "m3": 64, "n2": 80}
 _PD_EXTREME_FROM = {"n2": 64}
 #: Boot disk types in the order of preference: the first that the family takes.
 BOOT_TYPES = ("pd-balanced", "hyperdisk-balanced")
+#: What nothing boots from (Compute Engine's documentation, "About Google Cloud Hyperdisk").
+NO_BOOT = frozenset({"hyperdisk-extreme", "hyperdisk-throughput"})
 #: Families that bring their accelerators, so that none is to be added (Compute Engine's documentation, "GPU machine
 #: types"); N1 takes them apart.
 WITH_ACCELERATORS = frozenset({"a2", "a3", "a4", "a4x", "g2", "g4"})
@@ -93,6 +95,15 @@ def family_of(machine_type: str) -> str:
     """Return a machine type's family, such as ``n2``; custom types of N1 have none in their name."""
     first = machine_type.partition("-")[0]
     return "n1" if first == "custom" else first
+
+
+def moves(machine_type: str) -> bool:
+    """Say whether an instance can move to another host while it runs.
+
+    Those with accelerators and on bare metal cannot (Compute Engine's documentation, "Live migration process during
+    maintenance events").
+    """
+    return family_of(machine_type) not in WITH_ACCELERATORS and not machine_type.endswith("-metal")
 
 
 def boot_type_of(machine_type: str) -> str:
@@ -148,10 +159,21 @@ def _check_provisioned(where: str, name: str, gib: int, what: tuple[str, int | N
 
 
 def _check_ratio(template: VolumeTemplate, where: str, name: str, gib: int) -> None:
-    """Hyperdisk Balanced: MiB/s lie between IOPS/256 and IOPS/4 (its page in the documentation)."""
-    if name != "hyperdisk-balanced" or template.throughput is None or template.iops is None:
+    """Hyperdisk Balanced: MiB/s lie between IOPS/256 and IOPS/4 (its page in the documentation).
+
+    Without IOPS, at least what is included counts: what depends on more has to name them.
+    """
+    if name != "hyperdisk-balanced" or template.throughput is None:
         return
-    low, high = template.iops // 256, max(140, template.iops // 4)
+    if template.iops is None:
+        sure = max(140, _balanced_iops(gib)[0] // 4)
+        if template.throughput > sure:
+            raise ConfigError(
+                f"{where}: throughput={template.throughput} without iops; {name} of {gib} GiB takes more than {sure} "
+                f"MiB/s only with four times as many IOPS. Set iops to {4 * template.throughput} or more"
+            )
+        return
+    low, high = math.ceil(template.iops / 256), max(140, template.iops // 4)
     if not low <= template.throughput <= high:
         raise ConfigError(
             f"{where}: throughput={template.throughput} with iops={template.iops}; {name} of {gib} GiB takes "

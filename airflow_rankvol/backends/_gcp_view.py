@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_rankvol.backends._gcp_labels import tags_of
+from airflow_rankvol.backends._gcp_labels import PREFIX, tags_of
 from airflow_rankvol.backends._gcp_wire import GO_KEY
 from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState
 
 Raw = Mapping[str, Any]
 
+#: On the disk that a node boots from: its node. It is no rank's volume.
+ROOT_LABEL = f"{PREFIX}root"
+
 #: What is asked of lists: an instance's metadata hold its script, which is large.
 DISK_FIELDS = (
-    "id,name,zone,status,sizeGb,type,users,labels,labelFingerprint,description,creationTimestamp,sourceImage,"
+    "id,name,zone,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,creationTimestamp,sourceImage,"
     "sourceSnapshot,sourceDisk,sourceInstantSnapshot,sourceStorageObject"
 )
 INSTANCE_FIELDS = (
@@ -98,6 +101,8 @@ def volume_of(raw: Raw) -> Volume:
         zone=zone_of(raw),
         attached_to=id_at(users[0]) if users else None,
         blank=not any(raw.get(source) for source in _SOURCES),
+        iops=_number(raw.get("provisionedIops")),
+        throughput_mibps=_number(raw.get("provisionedThroughput")),
     )
 
 
@@ -141,6 +146,15 @@ def is_released(raw: Raw) -> bool:
 def is_spot(raw: Raw) -> bool:
     """Say whether Compute Engine may take an instance back."""
     return bool((raw.get("scheduling") or {}).get("provisioningModel") == "SPOT")
+
+
+def is_root(raw: Raw) -> bool:
+    """Say whether a disk is one that a node of ours boots from, or booted."""
+    return ROOT_LABEL in (raw.get("labels") or {})
+
+
+def _number(text: Any) -> int | None:
+    return None if text is None else int(text)  # 64-bit numbers travel as text
 
 
 def _utc(stamp: Any) -> datetime:

@@ -18,7 +18,7 @@ from airflow_rankvol.backends._gcp_nodes import Nodes
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_report import Reports
 from airflow_rankvol.backends._gcp_staging import GcsStaging
-from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, our_tags, volume_of
+from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, is_root, our_tags, volume_of
 from airflow_rankvol.backends._gcp_volumes import TOGETHER, Volumes
 from airflow_rankvol.backends._looks import Looks
 from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest
@@ -110,7 +110,8 @@ class GcpBackend:
             later = other.submit(self._volumes_of, group, where, zones)
             found = self._nodes_by(_of(group.owner, [group.key]), "observe", where, zones)
             nodes = [raw for raw in found if ours(raw)]
-            volumes = [raw for raw in later.result() if ours(raw) or raw["name"] in names]
+            # What a node boots from is no volume of a rank.
+            volumes = [raw for raw in later.result() if (ours(raw) and not is_root(raw)) or raw["name"] in names]
         self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
         self.memory.saw_nodes(nodes, ours)
         self.memory.saw_whole(group.owner, group.key, [*volumes, *nodes])
@@ -136,7 +137,12 @@ class GcpBackend:
             tags = our_tags(raw)
             return tags is not None and _selected(tags, selector)
 
-        volumes = [raw for raw in self._volumes_by(wanted, "list_owned", selector.owner) if ours(raw)]
+        # The disk that a node boots from goes with it; one without a node is left over.
+        volumes = [
+            raw
+            for raw in self._volumes_by(wanted, "list_owned", selector.owner)
+            if ours(raw) and not (is_root(raw) and raw.get("users"))
+        ]
         nodes = [raw for raw in self._nodes_by(wanted, "list_owned", selector.owner) if ours(raw)]
         self.memory.saw_volumes(volumes)
         self.memory.saw_nodes(nodes)
@@ -202,7 +208,7 @@ class GcpBackend:
 
     def _observation(self, volumes: Iterable[Raw], nodes: Iterable[Raw]) -> Observation:
         seen = tuple(volume_of(raw) for raw in volumes)
-        return Observation(volumes=seen, nodes=self.nodes.views(nodes, seen))
+        return Observation(volumes=seen, nodes=self.nodes.views(nodes))
 
 
 def _label(name: str, text: str) -> str:

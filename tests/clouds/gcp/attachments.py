@@ -1,4 +1,4 @@
-"""attachDisk and detachDisk."""
+"""attachDisk, detachDisk and setDiskAutoDelete."""
 
 from __future__ import annotations
 
@@ -157,6 +157,28 @@ class Attachments:
             after_s=self._world.settings.detach_s,
             request_id=request_id,
             undo=lambda: setattr(attached, "state", "attached"),
+            alone=False,
+        ).view()
+
+    def set_auto_delete(self, params: Json) -> Json:
+        """instances.setDiskAutoDelete: whether a disk goes with the instance."""
+        request_id, device = checked_request_id(params), params["deviceName"]
+        instance = self._world.instances.find(params["zone"], params["instance"])
+        action = f"instances.setDiskAutoDelete:{device}"
+        if found := self._operations.recall(action, instance.link, request_id):
+            return found
+        _check_ready(instance)
+        attached = next((a for a in instance.disks if a.device == device), None)
+        if attached is None:
+            raise invalid("deviceName", device, f"No attached disk found with device name '{device}'")
+        before, attached.auto_delete = attached.auto_delete, params["autoDelete"] in (True, "true")
+        return self._operations.start(
+            action,
+            instance,
+            lambda finish: finish(),
+            after_s=self._world.settings.update_s,
+            request_id=request_id,
+            undo=lambda: setattr(attached, "auto_delete", before),
             alone=False,
         ).view()
 

@@ -90,7 +90,8 @@ def check(kind: Kind, size_gb: int, body: dict[str, Any], field: str = "resource
     )
     if kind.name == "hyperdisk-balanced" and throughput is not None:
         # gce/disks/hd-types/hyperdisk-balanced: throughput lies between IOPS/256 and IOPS/4.
-        least = iops or kind.default_iops or 0
+        # Without IOPS, those that the disk gets count.
+        least = iops or _default(None, kind.default_iops, kind.iops, size_gb) or 0
         if not least / 256 <= throughput <= max(140, least / 4):
             raise invalid(
                 f"{field}.provisionedThroughput",

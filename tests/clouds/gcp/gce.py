@@ -67,6 +67,7 @@ class Gce:
             "instances.aggregatedList": self.instances.aggregated_list,
             "instances.delete": self.instances.delete,
             "instances.detachDisk": self.attachments.detach_disk,
+            "instances.setDiskAutoDelete": self.attachments.set_auto_delete,
             "instances.get": self.instances.get,
             "instances.getGuestAttributes": reports.guest_attributes,
             "instances.getSerialPortOutput": reports.serial,

@@ -93,7 +93,9 @@ class Launcher:
             raise exists(instance.link)
         instance.machine_type = self._machine_type(zone, body)
         instance.facts["guestAccelerators"] = self._accelerators(zone, body)
-        instance.scheduling = _scheduling(body, gpus=bool(instance.facts["guestAccelerators"]))
+        instance.scheduling = _scheduling(
+            body, stays=bool(instance.facts["guestAccelerators"]) or not TYPES[instance.machine_type].moves
+        )
         instance.facts["serviceAccounts"] = self._accounts(body)
         instance.facts["networkInterfaces"] = self._network(instance, body)
         instance.facts |= {
@@ -214,7 +216,7 @@ class Launcher:
         return disk
 
 
-def _scheduling(body: Json, *, gpus: bool) -> Json:
+def _scheduling(body: Json, *, stays: bool) -> Json:
     """Return the scheduling with its defaults."""
     wish = dict(body.get("scheduling", {}))
     spot = wish.get("provisioningModel", "STANDARD") == "SPOT"
@@ -237,10 +239,10 @@ def _scheduling(body: Json, *, gpus: bool) -> Json:
     if spot and action is None:
         wish["instanceTerminationAction"] = "STOP"  # gce/instances/create-use-spot
     default = "TERMINATE" if spot else "MIGRATE"
-    if gpus and wish.get("onHostMaintenance", default) != "TERMINATE":
-        # gce/gpus: instances with GPUs cannot move.
+    if stays and wish.get("onHostMaintenance", default) != "TERMINATE":
+        # gce/gpus, gce/instances/bare-metal-instances: neither those with GPUs nor bare metal can move.
         field = "resource.scheduling.onHostMaintenance"
-        raise invalid(field, wish.get("onHostMaintenance", ""), "Instances with accelerators must be terminated.")
+        raise invalid(field, wish.get("onHostMaintenance", ""), "Instances that cannot migrate must be terminated.")
     return {
         "provisioningModel": "STANDARD",
         "automaticRestart": not spot,

@@ -52,7 +52,12 @@ class Lifecycle:
         def stage() -> None:
             for attached in list(waiting):
                 name = attached.disk.name
-                if not self._stuck.holds(name, "attaching", lambda one=attached: plugged(one)):  # type: ignore[misc]
+                # What hangs is a volume, as "*" means them: never what the instance boots from.
+                if attached.boot or not self._stuck.holds(
+                    name,
+                    "attaching",
+                    lambda one=attached: plugged(one),  # type: ignore[misc]
+                ):
                     plugged(attached)
 
         self._after(self._world.settings.stage_s, instance, "STAGING", stage)

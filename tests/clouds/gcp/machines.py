@@ -72,7 +72,14 @@ class MachineType:
         """Return whether a disk of that type can be attached."""
         if disk_type not in FAMILIES[self.family]:
             return False
+        if disk_type == "pd-extreme" and self.family == "n2" and self.cpus < 64:
+            return False  # gce/disks/extreme-persistent-disk: "N2 VMs require at least 64 vCPUs"
         return disk_type != "hyperdisk-extreme" or self.cpus >= _EXTREME_FROM.get(self.family, 1)
+
+    @property
+    def moves(self) -> bool:
+        """Return whether it can move to another host (gce/instances/live-migration-process: not with GPUs or metal)."""
+        return not self.gpus and not self.name.endswith("-metal")
 
     def view(self, zone: str, root: str) -> dict[str, Any]:
         """Return it as answers hold it."""
@@ -107,6 +114,7 @@ def _types() -> dict[str, MachineType]:
         MachineType("a4-highgpu-8g", 224, 4_063_232, gpus=8),
         MachineType("g2-standard-4", 4, 16_384, gpus=1),
         MachineType("h3-standard-88", 88, 360_448),
+        MachineType("c3-standard-192-metal", 192, 786_432),
     ]
     sizes = {
         "c2": (4, 8, 16, 30, 60),

@@ -223,3 +223,34 @@ def test_a_deleted_instance_lets_go_of_a_disk_that_is_stuck(
     double("unstick")
     assert ("error" in done(operation)) == (state == "attaching")
     done(api.delete(f"{DISKS}/disk"))
+
+
+def test_a_disk_goes_with_its_instance_where_somebody_says_so_later(
+    api: Rest, double: Double, make_disk: Any, launch: Any, done: Any, refuses: Any
+) -> None:
+    launch("node", make_disk("disk"))
+    done(api.post(f"{NODE}/setDiskAutoDelete", {}, deviceName="disk", autoDelete="true"))
+    done(api.post(f"{NODE}/setDiskAutoDelete", {}, deviceName="persistent-disk-0", autoDelete="false"))
+    with refuses("invalid", 400, "absent"):
+        api.post(f"{NODE}/setDiskAutoDelete", {}, deviceName="absent", autoDelete="true")
+    done(api.delete(NODE))
+    assert [disk.rpartition("/")[2] for disk in double.state()["disks"]] == ["node"]
+
+
+def test_any_disk_that_is_to_hang_is_none_that_an_instance_boots_from(
+    api: Rest, double: Double, make_disk: Any
+) -> None:
+    make_disk("disk")
+    double("stick", state="attaching", disk="*")
+    api.post(INSTANCES, wish("node", "disk"))
+    double.advance(1)
+    (found,) = double.state()["instances"].values()
+    assert found["attachments"] == {"node": "attached", "disk": "attaching"}
+
+
+@pytest.mark.parametrize(("machine", "fits"), [("n2-standard-48", False), ("n2-standard-64", True)])
+def test_extreme_persistent_disk_takes_a_large_machine(
+    api: Rest, make_disk: Any, done: Any, machine: str, fits: bool
+) -> None:
+    make_disk("disk", type="pd-extreme", sizeGb="500")
+    assert ("error" not in done(api.post(INSTANCES, wish("node", "disk", machine=machine)))) == fits

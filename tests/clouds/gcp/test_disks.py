@@ -60,6 +60,8 @@ def test_a_name_is_unique_in_its_zone_alone(api: Rest, make_disk: Any, refuses: 
         ("hyperdisk-balanced", {"sizeGb": "100", "provisionedThroughput": "139"}),
         ("hyperdisk-balanced", {"sizeGb": "100", "provisionedIops": "4000", "provisionedThroughput": "1001"}),
         ("hyperdisk-balanced", {"sizeGb": "500", "provisionedIops": "100000", "provisionedThroughput": "140"}),
+        ("hyperdisk-balanced", {"sizeGb": "4", "provisionedThroughput": "501"}),
+        ("hyperdisk-balanced", {"sizeGb": "200", "provisionedIops": "40000", "provisionedThroughput": "156"}),
         ("hyperdisk-extreme", {"sizeGb": "64", "provisionedIops": "64001"}),
         ("hyperdisk-extreme", {"sizeGb": "64", "provisionedThroughput": "500"}),
         ("hyperdisk-throughput", {"sizeGb": "2048", "provisionedThroughput": "181"}),

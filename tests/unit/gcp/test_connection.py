@@ -118,7 +118,10 @@ def test_fields_of_other_hooks_are_left_to_them() -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"key_path": "/nowhere.json", "is_anonymous": False}, "connection 'gcp_test' .*cannot be used.*nowhere"),
+        (
+            {"key_path": "/nowhere.json", "is_anonymous": False},
+            "connection 'gcp_test' .*cannot be used.*nowhere.*Correct its extra",
+        ),
         ({"keyfile_dict": "{", "is_anonymous": False}, "connection 'gcp_test' .*cannot be used: .*Invalid key JSON"),
         ({"project": ""}, "its credentials name no project; set project in its extra"),
     ],

@@ -63,6 +63,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"volume_template": {"type": "hyperdisk-balanced", "iops": 3000, "throughput": 2000}},
         "throughput=2000 with iops=3000.*140 to 750",
     ),
+    (
+        {"volume_template": {"type": "hyperdisk-balanced", "size": "200GB", "iops": 40_000, "throughput": 156}},
+        "throughput=156 with iops=40000.*157 to 10000",
+    ),
+    (
+        {"volume_template": {"type": "hyperdisk-balanced", "throughput": 751}},
+        "throughput=751 without iops.*3004 or more",
+    ),
+    ({"node": {"root_type": "hyperdisk-throughput"}}, "root_type: 'hyperdisk-throughput'.*boots from one of"),
+    ({"node": {"root_type": "hyperdisk-extreme", "machine_type": "n2-standard-80"}}, "root_type: 'hyperdisk-extreme'"),
+    (
+        {"node": {"root_type": "pd-balanced", "root_size": "70000GB"}},
+        "root_size: 70000GB; pd-balanced takes 1 to 65536",
+    ),
+    (
+        {"node": {"root_type": "pd-extreme", "machine_type": "n2-standard-64"}},
+        "root_size is not set; pd-extreme takes 500",
+    ),
     ({"volume_template": {"reclaim": "snapshot"}}, "reclaim='snapshot'.*'retain'"),
     ({"volume_template": {"image": "nothing"}}, "there is no projects/rankvol-test/global/images/nothing"),
     ({"volume_template": {"snapshot": "nothing"}}, "there is no projects/rankvol-test/global/snapshots/nothing"),

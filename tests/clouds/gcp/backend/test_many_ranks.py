@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,10 +39,33 @@ def double(tmp_path: Path) -> Iterator[Double]:
 
 @pytest.fixture
 def backend(double: Double) -> GcpBackend:
+    return backend_on(double, DEFAULT_POLL_INTERVAL_S)
+
+
+def backend_on(double: Double, poll_interval_s: float) -> GcpBackend:
     clock = FastClock(double)
     session = Session(settings(double), RateLimiter(RATES, now=clock.seconds, sleep=clock.sleep))
     memory = Memory(clock.seconds)
-    return GcpBackend(session, poll_interval_s=DEFAULT_POLL_INTERVAL_S, clock=clock, memory=memory)
+    return GcpBackend(session, poll_interval_s=poll_interval_s, clock=clock, memory=memory)
+
+
+def test_logs_of_many_ranks_are_read_no_more_often_than_all_of_them_may(
+    double: Double, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each node's log would be read every two seconds: four times as often as all together may be."""
+    ranks = 40
+    double("end_nodes", script=SUCCEED, after_s=60.0)
+    run = large_run(Lab, backend_on(double, 2.0), double, ranks)
+    at: dict[str, list[float]] = defaultdict(list)
+    for call in run.calls:
+        if call["action"] == "instances.getSerialPortOutput":
+            at[call["params"]["instance"]].append(float(call["at"]))
+    gaps = [later - earlier for times in at.values() for earlier, later in pairwise(sorted(times))]
+    with capsys.disabled():
+        sys.stdout.write(f"\n{sum(map(len, at.values()))} reads of {len(at)} serial ports, {min(gaps):.1f} s apart\n")
+    assert len(gaps) > ranks
+    # A node's turn comes after as many seconds as all of them need, or a tenth less.
+    assert min(gaps) >= 0.9 * ranks / READS_PER_S
 
 
 @pytest.mark.parametrize("ranks", [40, pytest.param(256, marks=pytest.mark.slow)])
@@ -51,7 +77,16 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     assert {action: run.counts[action] for action in ONCE} == dict.fromkeys(ONCE, ranks)
     # Handed out, collected: a call for each, which only succeeds while nobody else has changed the labels.
     assert run.counts["disks.setLabels"] == 2 * ranks
+    # Right before a node goes: a volume must not go with it.
+    assert run.counts["instances.get"] == ranks
     # Nothing else, besides the waiting for operations.
-    others = {"zoneOperations.wait", "disks.setLabels", "disks.aggregatedList", "instances.aggregatedList", *ONCE}
+    others = {
+        "zoneOperations.wait",
+        "disks.setLabels",
+        "disks.aggregatedList",
+        "instances.aggregatedList",
+        "instances.get",
+        *ONCE,
+    }
     assert set(run.counts) - others <= {"disks.get", "instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s

@@ -159,6 +159,18 @@ def test_a_name_of_somebody_else_is_a_conflict(lab: Lab) -> None:
         lab.backend.create_node(request)
 
 
+def test_a_machine_that_cannot_move_to_another_host_ends_when_its_host_is_maintained(lab: Lab) -> None:
+    node = lab.node(lab.volume(type="hyperdisk-balanced"), machine_type="c3-standard-192-metal")
+    assert instance(lab, node)["scheduling"]["onHostMaintenance"] == "TERMINATE"
+
+
+@pytest.mark.parametrize("code", ["QUOTA_EXCEEDED", "CPU_QUOTA_EXCEEDED", "GPU_QUOTA_EXCEEDED"])
+def test_the_next_machine_type_is_taken_where_a_quota_is_used_up(lab: Lab, code: str) -> None:
+    lab.double("fail_later", action="instances.insert", code=code, message="used up")
+    node = lab.node(lab.volume(), machine_type="n2-standard-2, n2-standard-4")
+    assert instance(lab, node)["machineType"].endswith("/n2-standard-4")
+
+
 def test_the_next_machine_type_is_taken_where_there_is_no_room(lab: Lab) -> None:
     lab.double("no_capacity", type="n2-standard-2")
     node = lab.node(lab.volume(), machine_type="n2-standard-2, n2-standard-4")
@@ -235,18 +247,6 @@ def test_a_foreign_node_is_not_ended(lab: Lab, known: bool) -> None:
     with pytest.raises(NotOurs, match="not touched"):
         (lab.backend if known else lab.process()).delete_node(node.id, Guard("lab", "ffffffff"))
     assert lab.count("instances.delete") == 0
-
-
-def test_a_node_is_not_ended_that_would_take_its_volume_with_it(lab: Lab) -> None:
-    """Somebody may have set that by hand; what a rank has computed must not go."""
-    volume = lab.volume()
-    node = lab.node(volume)
-    raw = lab.backend.gce.call("GET", f"zones/{ZONE}/instances/{node.name}", "x", "x")
-    for disk in raw["disks"]:
-        disk["autoDelete"] = True
-    lab.backend.memory.saw_nodes([raw])
-    with pytest.raises(FinalError, match="--no-auto-delete"):
-        lab.backend.delete_node(node.id, lab.guard)
 
 
 def test_a_node_that_powered_off_stays_with_its_report_until_it_is_deleted(lab: Lab) -> None:

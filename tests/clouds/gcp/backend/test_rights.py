@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_rankvol.backends._gcp_rights import ALWAYS, AT_TIMES
+from airflow_rankvol.backends._gcp_rights import ALWAYS, AT_TIMES, needed
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.gcp.backend.kit import ZONE, Lab, lab_on, succeed
 from tests.clouds.gcp.client import Double
+from tests.clouds.gcp.model import PROJECT
 
 ROLE = Path(__file__).resolve().parents[4] / "docs/gcp-role.yaml"
 SUCCEED = f"{succeed.__module__}:{succeed.__name__}"
@@ -83,3 +84,54 @@ def test_the_role_has_all_that_the_backend_asks_for_and_nothing_else(lab: Lab) -
 def test_the_role_is_what_plan_looks_for() -> None:
     assert set(role()) == ALWAYS | AT_TIMES
     assert len(role()) == len(set(role()))
+
+
+ELSEWHERE = "projects/of-somebody"
+#: A job's fields, and what it needs beyond what every job needs.
+JOBS: list[tuple[dict[str, Any], set[str]]] = [
+    ({}, set()),
+    ({"node": {"service_account": "default"}}, {"compute.instances.setServiceAccount"}),
+    ({"node": {"network_tags": "ranks"}}, {"compute.instances.setTags"}),
+    ({"node": {"external_ip": True}}, {"compute.subnetworks.useExternalIp"}),
+    ({"node": {"spot": True}}, {"compute.zoneOperations.list"}),
+    ({"node": {"subnets": "nodes"}}, {"compute.subnetworks.get"}),
+    ({"node": {"network": "default"}}, {"compute.networks.get"}),
+    ({"node": {"image": "debian-12"}}, {"compute.images.get", "compute.images.getFromFamily"}),
+    (
+        {"node": {"image": f"projects/{PROJECT}/global/images/family/own-family"}},
+        {"compute.images.getFromFamily", "compute.images.useReadOnly"},
+    ),
+    ({"node": {"image": "projects/debian-cloud/global/images/family/debian-12"}}, set()),
+    ({"node": {"subnets": f"{ELSEWHERE}/regions/us-central1/subnetworks/nodes"}}, set()),
+    ({"node": {"network": f"{ELSEWHERE}/global/networks/shared"}}, set()),
+    (
+        {"volume_template": {"size": "20GB", "snapshot": "a-snapshot"}},
+        {"compute.snapshots.get", "compute.snapshots.useReadOnly"},
+    ),
+    (
+        {"volume_template": {"size": "20GB", "image": "own-image"}},
+        {"compute.images.get", "compute.images.useReadOnly"},
+    ),
+    ({"gather": ["true"]}, {"compute.machineTypes.get"}),
+]
+
+
+def plan_of(lab: Lab, fields: dict[str, Any]) -> Any:
+    node = {"machine_type": "n2-standard-2", "zones": (ZONE,), **fields.get("node", {})}
+    return lab.rig(1, **{**fields, "node": NodeTemplate.model_validate(node)}).plan
+
+
+@pytest.mark.parametrize(("fields", "more"), JOBS)
+def test_plan_looks_for_the_rights_that_the_job_needs(lab: Lab, fields: dict[str, Any], more: set[str]) -> None:
+    plan = plan_of(lab, fields)
+    assert needed(plan, PROJECT) == ALWAYS | more
+    if ELSEWHERE in str(fields):  # the double has no such project
+        return
+    lab.backend.check(plan)
+    if plan.job.gathers_on_node:
+        lab.backend.max_volumes(plan.job.node)
+    assert set(lab.double.permissions()) <= needed(plan, PROJECT)
+
+
+def test_all_rights_of_the_role_are_looked_for_by_some_plan(lab: Lab) -> None:
+    assert set().union(*(needed(plan_of(lab, fields), PROJECT) for fields, _ in JOBS)) == set(role())

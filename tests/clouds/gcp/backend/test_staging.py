@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -149,6 +149,34 @@ def test_a_service_account_without_a_key_here_signs_by_iam(
     url = GcsStaging(Gce(session)).stage(PLACE, KEY, CONTENT, 600)
     assert asked == [("token-of-the-machine", EMAIL)]
     assert parse_qs(urlsplit(url).query)["X-Goog-Signature"] == [b"signed".hex()]
+
+
+def test_a_service_account_that_may_not_sign_by_iam_is_refused_in_plan(
+    double: Double, staging: GcsStaging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from google.auth.transport.requests import Request
+    from google.oauth2.credentials import Credentials
+
+    class Default(Credentials):
+        service_account_email = EMAIL
+
+    class Answer:
+        status = 403
+        headers: ClassVar[dict[str, str]] = {}
+        data = b'{"error": {"code": 403, "message": "no", "status": "PERMISSION_DENIED"}}'
+
+    asked = []
+
+    def answer(_self: Request, url: str, **_kwargs: Any) -> Answer:
+        asked.append(url)
+        return Answer()
+
+    monkeypatch.setattr(Request, "__call__", answer)
+    session = Session(settings(double))
+    session._signed_in = (Default("token-of-the-machine"), PROJECT)  # type: ignore[no-untyped-call]
+    with pytest.raises(AuthDenied, match=r"iam\.serviceAccounts\.signBlob"):
+        GcsStaging(Gce(session)).check_place(PLACE)
+    assert asked[0].endswith(f"{EMAIL}:signBlob")
 
 
 def test_a_script_fits_into_the_metadata_or_says_what_to_do(staging: GcsStaging) -> None:

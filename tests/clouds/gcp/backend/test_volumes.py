@@ -44,6 +44,13 @@ def test_the_type_is_balanced_unless_another_is_named(lab: Lab) -> None:
     assert lab.disk(lab.volume())["type"].endswith("/diskTypes/pd-balanced")
 
 
+def test_what_is_provisioned_is_seen(lab: Lab) -> None:
+    volume = lab.volume(type="hyperdisk-balanced", iops=4000, throughput=200)
+    seen = lab.seen_volume(volume)
+    assert (seen.iops, seen.throughput_mibps) == (4000, 200)
+    assert (volume.iops, volume.throughput_mibps) == (4000, 200)
+
+
 def test_what_create_returns_is_what_is_seen(lab: Lab) -> None:
     made = lab.volume()
     assert replace(lab.seen_volume(made), created_at=made.created_at) == made

@@ -1,0 +1,73 @@
+"""The bounds of disk types, in figures of Compute Engine's documentation that no formula here has made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.backends._gcp_types import check_bounds, moves, takes
+from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.templates import VolumeTemplate
+
+BALANCED, EXTREME, THROUGHPUT = "hyperdisk-balanced", "hyperdisk-extreme", "hyperdisk-throughput"
+
+
+def bounds(kind: str, size: int, fields: dict[str, int]) -> None:
+    template: dict[str, Any] = {"type": kind, "size": f"{size}GiB", **fields}
+    check_bounds(VolumeTemplate.model_validate(template), "volume")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "fields"),
+    [
+        (BALANCED, 4, {"iops": 2000, "throughput": 140}),
+        (BALANCED, 6, {"iops": 3000, "throughput": 750}),
+        (BALANCED, 100, {"throughput": 750}),
+        (BALANCED, 200, {"iops": 40_000, "throughput": 157}),
+        (BALANCED, 320, {"iops": 160_000, "throughput": 2400}),
+        ("pd-extreme", 500, {"iops": 120_000}),
+        (EXTREME, 64, {"iops": 64_000}),
+        (EXTREME, 350, {"iops": 350_000}),
+        (THROUGHPUT, 2048, {"throughput": 180}),
+        (THROUGHPUT, 32_768, {"throughput": 2400}),
+    ],
+)
+def test_what_lies_within_the_bounds_is_taken(kind: str, size: int, fields: dict[str, int]) -> None:
+    bounds(kind, size, fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "fields"),
+    [
+        (BALANCED, 3, {}),
+        (BALANCED, 4, {"iops": 2001}),
+        (BALANCED, 4, {"throughput": 501}),
+        (BALANCED, 100, {"throughput": 751}),
+        (BALANCED, 200, {"iops": 40_000, "throughput": 156}),
+        (BALANCED, 319, {"iops": 160_000}),
+        (BALANCED, 1000, {"iops": 160_001}),
+        ("pd-extreme", 499, {}),
+        ("pd-extreme", 500, {"iops": 2499}),
+        (EXTREME, 64, {"iops": 64_001}),
+        (THROUGHPUT, 2048, {"throughput": 19}),
+        (THROUGHPUT, 2048, {"throughput": 181}),
+    ],
+)
+def test_what_lies_beyond_is_refused(kind: str, size: int, fields: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=kind):
+        bounds(kind, size, fields)
+
+
+def test_large_disks_take_large_machines() -> None:
+    assert not takes("n2-standard-48", 48, "pd-extreme")
+    assert takes("n2-standard-64", 64, "pd-extreme")
+    assert not takes("n2-standard-64", 64, EXTREME)
+    assert takes("n2-standard-80", 80, EXTREME)
+
+
+@pytest.mark.parametrize(
+    ("machine", "can"), [("n2-standard-2", True), ("c3-standard-192-metal", False), ("g2-standard-4", False)]
+)
+def test_neither_metal_nor_accelerators_move_to_another_host(machine: str, can: bool) -> None:
+    assert moves(machine) == can
