@@ -20,8 +20,8 @@ ROOT_LABEL = f"{PREFIX}root"
 
 #: What is asked of lists: an instance's metadata hold its script, which is large.
 DISK_FIELDS = (
-    "id,name,zone,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,creationTimestamp,sourceImage,"
-    "sourceSnapshot,sourceDisk,sourceInstantSnapshot,sourceStorageObject"
+    "id,name,zone,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,"
+    "creationTimestamp,sourceImage,sourceSnapshot,sourceDisk,sourceInstantSnapshot,sourceStorageObject"
 )
 INSTANCE_FIELDS = (
     "id,name,zone,status,labels,description,creationTimestamp,networkInterfaces(networkIP),"

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,3 +204,11 @@ def test_the_local_page_has_every_field_of_the_connection() -> None:
 
     text = (ROOT / "docs" / "local.md").read_text(encoding="utf-8")
     assert [key for key in _LOCAL_KEYS if f"| `{key}` |" not in text] == []
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_a_clouds_page_has_exactly_our_fields_of_the_connection(cloud: str) -> None:
+    ours = import_module(f"airflow_rankvol.backends._{cloud}_connection").OUR_FIELDS
+    text = (ROOT / f"docs/{cloud}.md").read_text()
+    table = text.partition("| extra | default | |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(ours)

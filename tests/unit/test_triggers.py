@@ -117,6 +117,38 @@ def test_killing_a_deferred_rank_stops_its_node_and_keeps_its_volume(cloud: Fake
     assert len(seen.volumes) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "deleted"),
+    [
+        ({"run": {"job.run_rank_0": "deferred"}}, 0),
+        ({"run": {"job.run_rank_0": "failed"}}, 1),
+        ({}, 1),
+        (OSError("no answer"), 1),
+    ],
+    ids=["deferred", "failed", "gone", "unknown"],
+)
+def test_a_kill_spares_the_node_only_where_the_task_still_waits(
+    cloud: FakeBackend, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | OSError, deleted: int
+) -> None:
+    """Airflow calls on_kill in a triggerer that hung, too, when another one waits for the task by then."""
+    asked: dict[str, Any] = {}
+
+    def states(**fields: Any) -> dict[str, Any]:
+        asked.update(fields)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", states)
+    trigger = launched(cloud, 0)
+    trigger.trigger_id = 3
+    ti: Any = SimpleNamespace(dag_id="dag", task_id="job.run_rank", run_id="run", map_index=0)
+    trigger.task_instance = ti
+    asyncio.run(trigger.on_kill())
+    assert cloud.count("delete_node") == deleted
+    assert asked == {"dag_id": "dag", "task_ids": ["job.run_rank"], "run_ids": ["run"], "map_index": 0}
+
+
 def test_a_kill_is_carried_out_even_when_the_runner_cancels_it(cloud: FakeBackend) -> None:
     """The triggerer cancels on_kill again within a second; the deletion itself goes on."""
     trigger = launched(cloud, 0)
