@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,24 @@ from demo.run_demo import environment
 from tests.clouds.aws.client import Double
 from tests.clouds.nodes.packages import flights, why_no_aws_cli, why_no_flights
 
-BUCKET, PREFIX = "flights-demo", "2013"
+PREFIX = "2013"
 
 
 class Aws:
-    """EC2, EBS and S3."""
+    """EC2, EBS and S3.
+
+    Args:
+        bucket: where the result goes.
+        options: further arguments of the double's process.
+    """
 
     name, title = "aws", "AWS"
     dag, conn_id = "flights_on_aws", "aws_default"
     most_nodes = 26  # the gather node, of type m6i.large or larger, takes so many volumes besides its root's
+
+    def __init__(self, bucket: str = "flights-demo", options: Sequence[str] = ()) -> None:
+        self.bucket = bucket
+        self.options = options
 
     def why_not(self) -> str:
         """Return what is missing on this machine, or nothing."""
@@ -30,11 +40,11 @@ class Aws:
 
     def double(self, state: Path) -> AbstractContextManager[Double]:
         """Return the cloud's double, whose nodes really run."""
-        return Double(state, nodes=True)
+        return Double(state, nodes=True, options=self.options)
 
     def make_account(self, double: Double) -> dict[str, Any]:
         """Make a bucket, a profile and an image."""
-        double.boto3("s3").create_bucket(Bucket=BUCKET)
+        double.boto3("s3").create_bucket(Bucket=self.bucket)
         iam = double.boto3("iam")
         trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
         document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
@@ -44,7 +54,7 @@ class Aws:
         image = double.boto3("ec2").register_image(Name="flights")["ImageId"]
         double("layers", image=image, layers={place: str(folder) for place, folder in flights().items()})
         double.boto3("ssm").put_parameter(Name="/flights/image", Value=image, Type="String")
-        result = f"s3://{BUCKET}/{PREFIX}"
+        result = f"s3://{self.bucket}/{PREFIX}"
         return {"result": result, "image": "ssm:/flights/image", "instance_profile": "flights"}
 
     def settings(self, home: Path, double: Double) -> dict[str, str]:
@@ -61,7 +71,7 @@ class Aws:
     def fetch(self, double: Double, folder: Path) -> None:
         """Download the result."""
         for name in FILES:
-            double.boto3("s3").download_file(BUCKET, f"{PREFIX}/{name}", str(folder / name))
+            double.boto3("s3").download_file(self.bucket, f"{PREFIX}/{name}", str(folder / name))
 
 
 def main() -> int:

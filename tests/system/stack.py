@@ -10,17 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from tests.system.api import Api
+
 START_TIMEOUT_S = 120.0
 
 
-class Stack:
+class Stack(Api):
     """Starts the components one by one, and ends each by its own pid."""
 
     def __init__(self, home: Path, dags: Path, users: Mapping[str, str] | None = None, prefix: str = "") -> None:
@@ -31,9 +32,9 @@ class Stack:
             prefix: the path that all of Airflow lies below, such as ``/team/airflow``.
         """
         self.home = home
-        self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
         self.port = _free_port()
-        self.base = f"http://127.0.0.1:{self.port}{prefix}"
+        passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
+        super().__init__(f"http://127.0.0.1:{self.port}{prefix}", passwords)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.runs: dict[str, str] = {}
         self.env = {
@@ -106,64 +107,6 @@ class Stack:
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 
-    def get(self, path: str) -> Any:
-        """GET from the REST API; None while it does not answer."""
-        try:
-            return self._call("GET", path)
-        except OSError:  # URLError included
-            return None
-
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Trigger a run and return its id."""
-        body = {"conf": conf or {}, "logical_date": None}
-        return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
-
-    def delete(self, dag_id: str, run_id: str) -> None:
-        """Let Airflow forget a run."""
-        self._call("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
-
-    def set_state(self, dag_id: str, run_id: str, state: str, task_id: str = "", map_index: int = -1) -> None:
-        """Mark a run, or one of its tasks, as the UI does."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
-        if not task_id:
-            self._call("PATCH", path, {"state": state})
-            return
-        self._call("PATCH", f"{path}/taskInstances/{task_id}/{map_index}", {"new_state": state})
-
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
-        """Clear one mapped task and what comes after it, as the UI does."""
-        body = {
-            "dag_run_id": run_id,
-            "task_ids": [[task_id, map_index]],
-            "dry_run": False,
-            "only_failed": False,
-            "include_downstream": True,
-        }
-        self._call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
-
-    def wait(self, dag_id: str, run_id: str, timeout_s: float = 180) -> str:
-        """Wait for the end of a run and return its state."""
-        deadline, state = time.monotonic() + timeout_s, ""
-        while time.monotonic() < deadline:
-            state = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"]
-            if state in ("success", "failed"):
-                return str(state)
-            time.sleep(0.5)
-        raise AssertionError(f"{dag_id} {run_id} is still {state}: {self.states(dag_id, run_id)}\n{self.logs()}")
-
-    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Return every task's state, as ``{"job.run_rank[0]": "success", …}``."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500")
-        return {
-            ti["task_id"] + (f"[{ti['map_index']}]" if ti["map_index"] >= 0 else ""): str(ti["state"])
-            for ti in found["task_instances"]
-        }
-
-    def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        """Return what a task returned."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self._call("GET", f"{path}?map_index={map_index}&deserialize=true")["value"]
-
     def task_log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Return everything that a task's tries (and their triggers) logged."""
         base = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
@@ -192,26 +135,6 @@ class Stack:
             assert not dead, f"{dead} ended\n{self.logs()}"
             assert time.monotonic() < deadline, f"{what} did not come up in {START_TIMEOUT_S:.0f} s\n{self.logs()}"
             time.sleep(0.3)
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.base}{path}",
-            method=method,
-            data=json.dumps(body).encode() if body is not None else None,
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def _token(self) -> str:
-        if not hasattr(self, "_bearer"):
-            request = urllib.request.Request(f"{self.base}/auth/token", headers={"Content-Type": "application/json"})
-            if self.passwords:
-                name, password = next(iter(self.passwords.items()))
-                request.data = json.dumps({"username": name, "password": password}).encode()
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                self._bearer = json.load(answer)["access_token"]
-        return str(self._bearer)
 
 
 def _free_port() -> int:

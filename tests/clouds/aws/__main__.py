@@ -43,7 +43,7 @@ def main() -> None:
         app.faults.clear()
         nodes.close()
 
-    serve(app, world.agenda, stop, port=args.port, listening=listening, ending=ending)
+    serve(app, world.agenda, stop, host=args.host, port=args.port, listening=listening, ending=ending)
 
 
 if __name__ == "__main__":

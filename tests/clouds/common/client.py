@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,9 +29,9 @@ class Process:
     #: What ``python -m`` starts.
     package: str
 
-    def __init__(self, state_dir: Path, *, nodes: bool = False) -> None:
+    def __init__(self, state_dir: Path, *, nodes: bool = False, options: Sequence[str] = ()) -> None:
         self.state_dir = state_dir
-        self._nodes = nodes
+        self._options = [*(["--nodes"] if nodes else []), *options]
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -42,7 +42,7 @@ class Process:
         log = self.state_dir / "double.log"
         with log.open("w") as errors:
             self._process = subprocess.Popen(
-                command + ["--nodes"] * self._nodes,
+                command + self._options,
                 cwd=_ROOT,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -17,6 +17,7 @@ def arguments(package: str) -> argparse.Namespace:
     """Return what the process was started with."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}")
     parser.add_argument("--state-dir", type=Path, required=True, help="a directory that the double may fill and empty")
+    parser.add_argument("--host", default="127.0.0.1", help="in a container of its own, 0.0.0.0")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--nodes", action="store_true", help="let instances really run")
     return parser.parse_args()
@@ -35,17 +36,18 @@ def serve(
     agenda: Agenda,
     stop: threading.Event,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
     listening: Callable[[int], None],
     ending: Callable[[], None],
 ) -> None:
-    """Serve on 127.0.0.1, and print the endpoint, until the event is set.
+    """Serve, and print the endpoint as this machine reaches it, until the event is set.
 
     Args:
         listening: is told the port before the first request.
         ending: ends what hangs and what runs, when no new request is taken any more.
     """
-    server = Server(("127.0.0.1", port), app)
+    server = Server((host, port), app)
     port = server.server_address[1]
     listening(port)
     try:
