@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,10 @@ class CreateRankVolumes(RankJobOperator):
             self._check_slots(plan.to_slots())
             # Before the volumes: what is wrong with it must leave nothing behind.
             stage(volumes.backend, plan, check_scripts(volumes.backend, plan, self.read_files()))
-            slots = provision(volumes.backend, plan, generation=context["ti"].try_number, lives=lives)
+            ti = context["ti"]
+            slots = provision(
+                volumes.backend, plan, generation=ti.try_number, handout=_handout_of(str(ti.id)), lives=lives
+            )
         self.shown = Shown(volumes.backend, tuple(volume.id for slot in slots for volume in slot.volumes))
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
@@ -244,6 +248,11 @@ class DeleteRankVolumes(RankJobOperator):
         if self.collected is None:
             return None
         return list(resolved(self.collected, context) or ())
+
+
+def _handout_of(try_id: str) -> str:
+    """Return eight characters for a try of create_volumes: Airflow 3 gives every try of every task an id of its own."""
+    return hashlib.sha256(try_id.encode()).hexdigest()[:8]
 
 
 def _check_masked(field: str, values: Mapping[str, Any]) -> None:

@@ -216,27 +216,33 @@ class SlotVolume:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What rank ``rank`` of ``nodes`` gets: its zone and its volumes."""
+    """What rank ``rank`` of ``nodes`` gets: its zone and its volumes.
+
+    ``handout`` names the call of create_volumes that gave them out, and is empty before; see ``Tags``.
+    """
 
     rank: int
     nodes: int
     zone: str | None
     volumes: tuple[SlotVolume, ...]
+    handout: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wire form that travels through XCom."""
-        return {
+        raw: dict[str, Any] = {
             "rank": self.rank,
             "nodes": self.nodes,
             "zone": self.zone,
             "volumes": [volume.to_dict() for volume in self.volumes],
         }
+        return {**raw, "handout": self.handout} if self.handout else raw
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Slot:
         """Read the wire form back."""
         volumes = tuple(SlotVolume(**volume) for volume in raw["volumes"])
-        return cls(rank=int(raw["rank"]), nodes=int(raw["nodes"]), zone=raw.get("zone"), volumes=volumes)
+        place = {"zone": raw.get("zone"), "handout": raw.get("handout", "")}
+        return cls(rank=int(raw["rank"]), nodes=int(raw["nodes"]), volumes=volumes, **place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ class Tags:
     """The tags that every volume and node of ours carries; the truth about whose it is.
 
     ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
-    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. ``used_by`` is
+    the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. A node's
+    ``handout`` says which call of create_volumes its volumes came from: tries are counted anew, and on EC2 ended nodes
+    are still listed, when a run was deleted in Airflow and another one has got its id. ``used_by`` is
     the key of the group that a volume was handed out to last, in run ``used_run`` of DAG ``used_dag``; only that one
     may mark it as collected or delete it. An empty ``expiry`` means never. ``collected`` holds the key of the run whose
     gather has this volume's results; ``kept`` when the teardown left a volume to its expiry.
@@ -27,6 +29,7 @@ class Tags:
     key: str
     rank: int = -1
     attempt: int = 0
+    handout: str = ""
     scope: str = "run"
     reclaim: str = "delete"
     expiry: str = ""

@@ -127,7 +127,7 @@ class Launcher:
         return tuple(slot.rank for slot in work.slots if slot.rank not in self.succeeded)
 
     def _request(self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate) -> NodeRequest:
-        name = node_name(work.group, work.role, rank, work.attempt)
+        name = node_name(work.group, work.role, rank, work.attempt, work.handout)
         spec = replace(
             spec,
             report=template.report,
@@ -135,7 +135,12 @@ class Launcher:
             report_log_group=template.report_log_group or "",
         )
         tags = work.group.tags(
-            rank=rank, attempt=work.attempt, role=str(work.role), expiry=to_iso(work.deadline), scope="run"
+            rank=rank,
+            attempt=work.attempt,
+            handout=work.handout,
+            role=str(work.role),
+            expiry=to_iso(work.deadline),
+            scope="run",
         )
         return NodeRequest(
             name=name,

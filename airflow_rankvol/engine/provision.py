@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend
@@ -20,7 +21,12 @@ AVAILABLE_TIMEOUT_S = 120.0
 
 
 def provision(
-    backend: Backend, plan: Plan, *, generation: int, lives: Callable[[str, str], bool] = lambda _dag, _run: False
+    backend: Backend,
+    plan: Plan,
+    *,
+    generation: int,
+    handout: str = "",
+    lives: Callable[[str, str], bool] = lambda _dag, _run: False,
 ) -> list[Slot]:
     """Create or adopt every volume of the plan and return its slots with their ids.
 
@@ -30,6 +36,7 @@ def provision(
 
     Args:
         generation: number of this try, from 1; part of the idempotency tokens: each is burned with its volume.
+        handout: what tells this call from every other; the slots carry it to the nodes.
         lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
     Raises:
@@ -42,7 +49,7 @@ def provision(
     creation = Creation(backend, group, plan, generation, found, new)
     try:
         creation.run()
-        slots = [_slot(slot, found) for slot in plan.slots]
+        slots = [replace(_slot(slot, found), handout=handout) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids)
         check_claims(

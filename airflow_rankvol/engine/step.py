@@ -18,13 +18,12 @@ from airflow_rankvol.engine.results import (
     result_of,
 )
 from airflow_rankvol.engine.views import (
-    attempt_of,
     culprit,
     failed_peer,
     free_mounts,
     gang_nodes,
+    newest_attempt,
     older_nodes,
-    outlived,
     own_node,
     situation_of,
 )
@@ -114,12 +113,11 @@ def choose_attempt(work: Work, observation: Observation, try_number: int) -> Wor
     """
     if not work.rendezvous:
         return work.at_attempt(try_number)
-    newest = max((attempt_of(node) for node in observation.rank_nodes(work.group.key)), default=0)
+    newest = newest_attempt(work, observation)
     if newest == 0:
         return work.at_attempt(try_number)
     current = work.at_attempt(newest)
-    over = culprit(current, observation) or outlived(current, observation)
-    if over and newest < try_number:
+    if culprit(current, observation) and newest < try_number:
         return work.at_attempt(try_number)
     return current
 
@@ -146,7 +144,7 @@ def _go_on(backend: Backend, work: Work, observation: Observation, launcher: Lau
         # Of a gang, all that are missing: a launch takes as long as the cloud needs to say whether there is room.
         in_parallel(backend, launcher.requests(work, observation), create)
     elif action is Action.REMOVE_OLDER:
-        for old in older_nodes(work, observation):
+        for old in older_nodes(work, observation, may_launch=launcher is not None):
             backend.delete_node(old.id, _guard(work))
     elif action is Action.ATTACH:
         for volume_id, target in free_mounts(work, observation):

@@ -27,7 +27,20 @@ _WORST_FIRST = tuple(VolumeView)
 
 def own_node(work: Work, observation: Observation) -> Node | None:
     """Return the node of exactly this attempt, or None."""
-    return next((node for node in siblings(work, observation) if attempt_of(node) == work.attempt), None)
+    return next((node for node in siblings(work, observation) if _is_of(work, node)), None)
+
+
+def _is_of(work: Work, node: Node) -> bool:
+    return _same_handout(work, node) and attempt_of(node) == work.attempt
+
+
+def _same_handout(work: Work, node: Node) -> bool:
+    """Say whether a node came after the hand-out that this work's volumes are of.
+
+    Tries are counted anew where a run was deleted and another one has got its id; what nodes of its attempts did, which
+    may still be listed, says nothing of this run.
+    """
+    return node.tags is not None and node.tags.handout == work.handout
 
 
 def attempt_of(node: Node) -> int:
@@ -42,11 +55,35 @@ def siblings(work: Work, observation: Observation) -> tuple[Node, ...]:
 
 def gang_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
     """Return the nodes of this attempt's whole gang."""
+    return tuple(node for node in observation.rank_nodes(work.group.key) if _is_of(work, node))
+
+
+def newest_attempt(work: Work, observation: Observation) -> int:
+    """Return the newest attempt of the gang since its volumes were handed out; 0 without any."""
     nodes = observation.rank_nodes(work.group.key)
-    return tuple(node for node in nodes if attempt_of(node) == work.attempt)
+    return max((attempt_of(node) for node in nodes if _same_handout(work, node)), default=0)
 
 
-def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+def _is_older(work: Work, observation: Observation, node: Node, *, may_launch: bool) -> bool:
+    """Say whether a node of the same rank comes before this work's own, by its attempt or by an earlier hand-out.
+
+    Hand-outs have no order by themselves. Of two nodes the younger is newer; so is one that is about to be launched.
+    Who waits for a node that is gone, and cannot launch, knows nothing of the others.
+    """
+    if _same_handout(work, node):
+        return attempt_of(node) < work.attempt
+    own = own_node(work, observation)
+    return node.created_at <= own.created_at if own else may_launch
+
+
+def _is_newer(work: Work, observation: Observation, node: Node) -> bool:
+    if _same_handout(work, node):
+        return attempt_of(node) > work.attempt
+    own = own_node(work, observation)
+    return own is not None and node.created_at > own.created_at
+
+
+def older_nodes(work: Work, observation: Observation, *, may_launch: bool) -> tuple[Node, ...]:
     """Return the nodes that have to go before this attempt may hold the volumes.
 
     For a rank, its earlier attempts (in a gang, everybody's) and a gather node that has its volumes. For gather,
@@ -54,13 +91,16 @@ def older_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
     finish by themselves, because a restarted gang computes its finished ranks again, too. A node that has ended
     and holds nothing is history: EC2 lists it for another hour, whatever is asked of it.
     """
-    pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
-    older = [node for node in pool if attempt_of(node) < work.attempt]
+    older = [n for n in _pool(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
     if work.role is Role.GATHER:
         ranks = observation.rank_nodes(work.group.key)
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
     older = [node for node in older if node.state is not NodeState.ENDED or node.id in observation.holders]
     return (*older, *_stale_gather(work, observation))
+
+
+def _pool(work: Work, observation: Observation) -> tuple[Node, ...]:
+    return observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
 
 
 def _stale_gather(work: Work, observation: Observation) -> list[Node]:
@@ -97,16 +137,6 @@ def culprit(work: Work, observation: Observation) -> str:
         gone = min(set(range(work.nodes)) - present)
         return f"the node of rank {gone} is gone"
     return ""
-
-
-def outlived(work: Work, observation: Observation) -> bool:
-    """Say whether some volume was made again after this gang had ended: a cleared group starts anew."""
-    return any(
-        node.state is NodeState.ENDED and volume.created_at > node.created_at
-        for node in gang_nodes(work, observation)
-        for volume_id in (work.gang[rank_of(node)] if 0 <= rank_of(node) < len(work.gang) else ())
-        if (volume := observation.volume(volume_id))
-    )
 
 
 def failed_peer(work: Work, observation: Observation) -> Node | None:
@@ -183,11 +213,10 @@ def _volumes_view(work: Work, observation: Observation, node: Node | None) -> Vo
     return VolumeView.FREE if worst is VolumeView.HERE and free_mounts(work, observation) else worst
 
 
-def _others(work: Work, observation: Observation) -> Others:
-    pool = observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
-    if any(attempt_of(node) > work.attempt for node in pool):
+def _others(work: Work, observation: Observation, *, may_launch: bool) -> Others:
+    if any(_is_newer(work, observation, node) for node in _pool(work, observation)):
         return Others.NEWER
-    return Others.OLDER if older_nodes(work, observation) else Others.NONE
+    return Others.OLDER if older_nodes(work, observation, may_launch=may_launch) else Others.NONE
 
 
 def _overdue(work: Work, node: Node | None, now: datetime) -> Overdue:
@@ -213,7 +242,7 @@ def situation_of(work: Work, observation: Observation, now: datetime, *, may_lau
     return Situation(
         node=_node_view(node),
         volume=_volumes_view(work, observation, node),
-        others=_others(work, observation),
+        others=_others(work, observation, may_launch=may_launch),
         overdue=_overdue(work, node, now),
         gang=_gang_view(work, observation, node),
         may_launch=may_launch,

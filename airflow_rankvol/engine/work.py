@@ -102,7 +102,12 @@ class Work:
     @property
     def node_name(self) -> str:
         """The deterministic name of this attempt's node."""
-        return node_name(self.group, self.role, self.rank, self.attempt)
+        return node_name(self.group, self.role, self.rank, self.attempt, self.handout)
+
+    @property
+    def handout(self) -> str:
+        """Which call of create_volumes gave the volumes out; nodes that had them before are not of this work."""
+        return self.slots[0].handout
 
     @property
     def nodes(self) -> int:
@@ -173,8 +178,8 @@ class Work:
         return cls(**{**raw, **changes})
 
 
-def node_name(group: Group, role: Role, rank: int, attempt: int) -> str:
+def node_name(group: Group, role: Role, rank: int, attempt: int, handout: str) -> str:
     """Return a node's name: deterministic, so that a launch can be repeated safely; at most 63 characters."""
     part = "" if rank >= -1 else str(-1 - rank)
     who = f"r{rank}" if role is Role.RANK else f"gather{part}"
-    return f"rankvol-{group.key}-{who}-a{attempt}"
+    return "-".join(filter(None, ("rankvol", group.key, handout, who, f"a{attempt}")))

@@ -90,6 +90,24 @@ class EngineTests(ABC):
         assert again.result.volumes[0].id == slot.volumes[0].id
         assert lab.count(self.once[0]) == 1
 
+    @pytest.mark.parametrize("later_s", [120, 2 * 3600], ids=["at once", "later"])
+    def test_another_run_with_the_same_id_computes_anew(self, lab: AnyLab, later_s: int) -> None:
+        """A deleted run's ended nodes, listed or forgotten, answer neither for it nor in its place."""
+        lab.double("end_nodes", script=self.succeed, after_s=30.0)
+        nodes: list[set[str]] = []
+        for command in ("first", "second"):
+            rig = lab.rig(2, commands=[command])
+            rig.backend = lab.process()
+            rig.create()
+            outcomes = [rig.run_rank(rank) for rank in range(2)]
+            assert [outcome.error for outcome in outcomes] == [None, None]
+            nodes.append({outcome.result.node_id for outcome in outcomes})
+            collect(rig)
+            assert rig.teardown().kept == ()
+            lab.settle(later_s)
+        assert len(nodes[0] | nodes[1]) == 4
+        assert lab.count(self.once[1]) == 4
+
     def test_a_gang_starts_together_and_fails_as_one(self, lab: AnyLab) -> None:
         rig = lab.rig(3, rendezvous=True)
         rig.create()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,9 @@ def a_plan(nodes: int = 3, *, run: str = "run-1", dag: str = "dag", owner: str =
     return make_plan(RankJob.model_validate(fields), RunIdentity(owner, dag, run, "shards"))
 
 
+HANDOUTS = itertools.count(1)
+
+
 @dataclass
 class Rig:
     """One run of a job: the stages that Airflow's tasks would call."""
@@ -47,7 +51,7 @@ class Rig:
         return group_of(self.plan)
 
     def create(self, generation: int = 1) -> list[Slot]:
-        self.slots = provision(self.backend, self.plan, generation=generation)
+        self.slots = provision(self.backend, self.plan, generation=generation, handout=f"{next(HANDOUTS):08x}")
         return self.slots
 
     def observe(self) -> Observation:

@@ -11,7 +11,6 @@ from airflow_rankvol.errors import (
     GatherIncomplete,
     Throttled,
 )
-from airflow_rankvol.records import Role
 from airflow_rankvol.testing import (
     FakeBackend,
     fails,
@@ -133,14 +132,8 @@ def test_a_second_run_of_dag_scope_may_not_format_what_the_first_one_made() -> N
     other = a_rig(2, backend=backend, run="run-2", **scoped)
     outcome = other.run_rank(0)
     assert (outcome.error, outcome.result.reused) == (None, False)
-    node = backend.nodes[outcome_node(other)]
+    node = backend.nodes[other.begin(0).node_name]
     assert not node.request.attachments[0].may_format
-
-
-def outcome_node(rig: object) -> str:
-    from airflow_rankvol.engine.work import node_name
-
-    return node_name(rig.group, Role.RANK, 0, 1)  # type: ignore[attr-defined]
 
 
 def test_a_rank_that_runs_again_ends_a_gather_that_nobody_watches_and_that_holds_its_volume(

@@ -50,10 +50,10 @@ def test_the_deadline_leaves_time_to_boot_and_to_live() -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_node_names_fit_every_cloud_and_differ_by_rank_and_attempt(role: Role) -> None:
-    group = group_of(a_plan())
-    names = {node_name(group, role, rank, attempt) for rank in (0, 1023) for attempt in (1, 99)}
-    assert len(names) == (4 if role is Role.RANK else 2)
+def test_node_names_fit_every_cloud_and_differ_by_rank_attempt_and_handout(role: Role) -> None:
+    group, handouts = group_of(a_plan()), ("0a1b2c3d", "4e5f6071")
+    names = {node_name(group, role, rank, attempt, h) for rank in (0, 1023) for attempt in (1, 99) for h in handouts}
+    assert len(names) == (8 if role is Role.RANK else 4)
     assert all(len(name) <= 63 and name.islower() for name in names)
 
 
