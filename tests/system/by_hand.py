@@ -101,7 +101,7 @@ class Containers:
             if time.monotonic() - began > READY_S or (ended is not None and (ended, condition) != (0, _DONE)):
                 raise RuntimeError(f"{name} did not become {condition} (exit code {ended})\n{self.logs()}")
             time.sleep(0.3)
-        self.healthy_after_s[name] = round(time.monotonic() - began, 1)
+        self.healthy_after_s.setdefault(name, round(time.monotonic() - began, 1))
 
     def _is(self, name: str, condition: str) -> bool:
         if condition == _DONE:
@@ -158,7 +158,9 @@ _TEMPORARY, _HOME = Path("/opt/tmp"), Path("/opt/airflow")
 _DONE = "service_completed_successfully"
 _POSTGRES = """\
 cd /var/lib/postgresql/data
-initdb --pgdata=. --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256 >initdb.log
+{
+    initdb --pgdata=. --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256
+} >/opt/tmp/initdb.log
 {
     until pg_isready --quiet --host=127.0.0.1; do sleep 0.1; done
     PGPASSWORD=$POSTGRES_PASSWORD createdb --host=127.0.0.1 --username="$POSTGRES_USER" "$POSTGRES_DB"
