@@ -44,10 +44,8 @@ def test_it_has_every_component_in_the_order_of_a_start(services: dict[str, Any]
 def test_every_service_says_whether_it_is_well(services: dict[str, Any]) -> None:
     """All but the one that ends; and who waits for another waits until that is so."""
     assert {name for name, service in services.items() if "healthcheck" not in service} == {"init"}
-    conditions = {
-        asked["condition"] for service in services.values() for asked in service.get("depends_on", {}).values()
-    }
-    assert conditions == {"service_healthy", "service_completed_successfully"}
+    needs = [needed for service in services.values() for needed in service.get("depends_on", {}).values()]
+    assert {needed["condition"] for needed in needs} == {"service_healthy", "service_completed_successfully"}
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -91,9 +89,8 @@ def test_what_the_images_copy_is_there(services: dict[str, Any]) -> None:
     files = {service["build"]["dockerfile"] for service in services.values() if "build" in service}
     assert files == {"docker/airflow.Dockerfile", "docker/ec2.Dockerfile"}
     for name in files:
-        for copied in re.findall(
-            r"^COPY (?:--\S+ )?(.+) \S+$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE
-        ):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for copied in re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", text, re.MULTILINE):
             assert all((ROOT / path).exists() for path in copied.split())
 
 
@@ -101,7 +98,7 @@ def test_what_the_images_copy_is_there(services: dict[str, Any]) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(by_hand.why_not()), reason=by_hand.why_not())
 def test_each_services_command_works_in_compose_order(tmp_path: Path) -> None:
-    """By hand: Airflow on PostgreSQL becomes well, and runs the example DAGs on this machine and on the double of AWS."""
+    """By hand: Airflow on PostgreSQL becomes well, and runs example DAGs on this machine and on the double of AWS."""
     done = by_hand.run("aws", tmp_path)
     assert done.returncode == 0, done.stderr[-8000:]
     seen = json.loads(done.stdout.splitlines()[-1])
