@@ -14,9 +14,11 @@ from urllib.parse import quote
 from airflow.sdk import Asset, BaseOperator
 
 from airflow_rankvol._base_operator import resolved
+from airflow_rankvol._lineage import lineage_of
 from airflow_rankvol.templating import shield
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage  # type: ignore[import-not-found]
     from airflow.sdk import Context
 
 _SUMMARY = {"destination", "files", "bytes", "manifest"}
@@ -56,6 +58,7 @@ class AnnounceDestination(BaseOperator):
         self.collected = collected
         self.asset = asset_of(destination, self.dag_id, volume_group)
         self.outlets = [self.asset, *outlets]
+        self._facts: dict[str, Any] = {}
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
         """Render as the job's tasks do, with ``${{ … }}`` shielded from Jinja."""
@@ -73,7 +76,16 @@ class AnnounceDestination(BaseOperator):
             **_sums(resolved(self.result, context)),
         }
         context["outlet_events"][self.asset].extra.update(facts)
+        self._facts = facts
         return facts
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage:
+        """Return the destination, which is written by now, without its figures."""
+        return lineage_of({"group": self.volume_group}, str(self.destination))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002 - it asks so
+        """Return the destination with the numbers of files and bytes, and the facts of the event."""
+        return lineage_of(self._facts, str(self.destination))
 
 
 def asset_of(destination: Any, dag_id: str, group_id: str) -> Asset:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, BaseOperatorLink, XComArg
 from pydantic import BaseModel, ValidationError
 
+from airflow_rankvol._lineage import TellsLineage
 from airflow_rankvol._node_log import NodeLog, secrets_of
 from airflow_rankvol._runs import run_state
 from airflow_rankvol.backends.base import Backend, Selector
@@ -87,7 +88,7 @@ class RankVolumes:
         return Selector(owner=self.identity.owner, dag=self.identity.dag_id)
 
 
-class RankJobOperator(BaseOperator):
+class RankJobOperator(TellsLineage, BaseOperator):
     """Base of the five operators; each takes the whole job, so that each can be wired by hand.
 
     Args:
