@@ -12,7 +12,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, Param
 
-from airflow_rankvol import VolumeTemplate, rank_job
+from airflow_rankvol import rank_job
 
 RESULTS = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "flights"
 
@@ -23,6 +23,18 @@ with DAG(
     doc_md=__doc__,
     params={
         "nodes": Param(4, type="integer", minimum=1, maximum=256, description="Number of ranks"),
+        "size": Param(
+            "256MB",
+            type="string",
+            pattern=r"^[1-9][0-9]*(MB|GB|TB)$",
+            description="Size of each rank's volume",
+        ),
+        "reclaim": Param(
+            "delete",
+            type="string",
+            enum=["delete", "delete_always", "retain"],
+            description="What becomes of the volumes: gone once gathered, gone whatever happened, or kept",
+        ),
         "out": Param(str(RESULTS), type="string", description="Directory for the result, as the gather node sees it"),
     },
 ) as dag:
@@ -30,7 +42,7 @@ with DAG(
         "shards",
         nodes="{{ params.nodes }}",
         volumes=["data-volume-${NODE_RANK}:/data_volume"],
-        volume_template=VolumeTemplate(size="256MB"),
+        volume_template={"size": "{{ params.size }}", "reclaim": "{{ params.reclaim }}"},
         files={
             "flights_etl.py": "include/flights_etl.py",
             "flights_merge.py": "include/flights_merge.py",

@@ -48,10 +48,19 @@ with DAG(
             type="string",
             description="EC2 instance types in the order of preference",
         ),
-        "volume_type": Param(
-            "gp3", type="string", enum=["gp3", "gp2", "st1", "sc1"], description="Type of the EBS volumes"
+        "type": Param("gp3", type="string", enum=["gp3", "gp2", "st1", "sc1"], description="Type of the EBS volumes"),
+        "size": Param(
+            "1GB",
+            type="string",
+            pattern=r"^[1-9][0-9]*(GB|TB)$",
+            description="Size of each rank's volume, in whole GB",
         ),
-        "volume_size": Param("1GB", type="string", description="Size of each rank's volume, in whole GiB"),
+        "reclaim": Param(
+            "delete",
+            type="string",
+            enum=["delete", "delete_always", "retain"],
+            description="What becomes of the volumes: gone once gathered, gone whatever happened, or kept",
+        ),
     },
 ) as dag:
     rank_job(
@@ -59,7 +68,11 @@ with DAG(
         conn_id="aws_default",
         nodes="{{ params.nodes }}",
         volumes=["flights-${NODE_RANK}:/data_volume"],
-        volume_template={"size": "{{ params.volume_size }}", "type": "{{ params.volume_type }}"},
+        volume_template={
+            "size": "{{ params.size }}",
+            "type": "{{ params.type }}",
+            "reclaim": "{{ params.reclaim }}",
+        },
         node={
             "machine_type": "{{ params.machine_type }}",
             "image": "{{ params.image }}",

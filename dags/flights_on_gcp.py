@@ -48,13 +48,24 @@ with DAG(
             type="string",
             description="Machine types in the order of preference",
         ),
-        "volume_type": Param(
+        "type": Param(
             "pd-balanced",
             type="string",
             enum=["pd-standard", "pd-balanced", "pd-ssd"],
             description="Type of the disks",
         ),
-        "volume_size": Param("10GB", type="string", description="Size of each rank's disk, in whole GiB"),
+        "size": Param(
+            "10GB",
+            type="string",
+            pattern=r"^[1-9][0-9]*(GB|TB)$",
+            description="Size of each rank's disk, in whole GB",
+        ),
+        "reclaim": Param(
+            "delete",
+            type="string",
+            enum=["delete", "delete_always", "retain"],
+            description="What becomes of the volumes: gone once gathered, gone whatever happened, or kept",
+        ),
     },
 ) as dag:
     rank_job(
@@ -62,7 +73,11 @@ with DAG(
         conn_id="google_cloud_default",
         nodes="{{ params.nodes }}",
         volumes=["flights-${NODE_RANK}:/data_volume"],
-        volume_template={"size": "{{ params.volume_size }}", "type": "{{ params.volume_type }}"},
+        volume_template={
+            "size": "{{ params.size }}",
+            "type": "{{ params.type }}",
+            "reclaim": "{{ params.reclaim }}",
+        },
         node={
             "machine_type": "{{ params.machine_type }}",
             "image": "{{ params.image }}",
