@@ -1,9 +1,9 @@
 """What many deferred ranks cost on a real Airflow, against a plain mapped task of as many.
 
-Run it with ``python -m benchmarks.many_ranks [RANKS]`` in the checkout: API server, scheduler and triggerer are
-processes of their own, nodes are processes of this machine. The plain task does in its worker what a node does for its
-rank: the same command in a process of its own, for the same time. Both get the same executor with as many workers as
-cores.
+Run it with ``python -m benchmarks.many_ranks [RANKS]`` in the checkout: API server, scheduler, DAG processor and
+triggerer are processes of their own, nodes are processes of this machine. The plain task does in its worker what a
+node does for its rank: the same command in a process of its own, for the same time. Both get the same executor with
+as many workers as cores.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def running(ranks: int, home: Path) -> Iterator[Stack]:
     stack.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = f'{{"conn_type": "counting", "extra": {extra}}}'
     stack.env["AIRFLOW__CORE__PARALLELISM"] = str(os.cpu_count() or 1)
     stack.env["AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG"] = str(ranks)
-    stack.start()
+    stack.start(processor=True)
     try:
         yield stack
     finally:

@@ -59,10 +59,17 @@ class Stack(Api):
             (home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps(self.passwords))
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # makes every Airflow process start three times slower
 
-    def start(self) -> None:
-        """Make the database, read the DAGs, and start the components."""
+    def start(self, *, processor: bool = False) -> None:
+        """Make the database, read the DAGs, and start the components.
+
+        Args:
+            processor: let a DAG processor read the DAGs, again and again, instead of reading them once.
+        """
         self.airflow("db", "migrate")
-        self.airflow("dags", "reserialize")
+        if processor:
+            self._spawn("dag-processor")
+        else:
+            self.airflow("dags", "reserialize")
         self._spawn("api-server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
         self._spawn("scheduler", "--skip-serve-logs")
         self._spawn("triggerer", "--skip-serve-logs")
@@ -126,7 +133,11 @@ class Stack(Api):
 
     def _healthy(self) -> bool:
         health = self.get("/api/v2/monitor/health") or {}
-        return all(health.get(name, {}).get("status") == "healthy" for name in ("scheduler", "triggerer"))
+        wanted = {"scheduler", "triggerer", *({"dag_processor"} if "dag-processor" in self.processes else ())}
+        return all(health.get(name, {}).get("status") == "healthy" for name in wanted) and bool(self._dags())
+
+    def _dags(self) -> list[Any]:
+        return list((self.get("/api/v2/dags") or {}).get("dags", ()))
 
     def _wait(self, ready: Any, what: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
