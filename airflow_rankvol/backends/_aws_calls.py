@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_errors import code_of, sign_in_error, translate
 from airflow_rankvol.backends._aws_view import filters
-from airflow_rankvol.errors import BackendError
+from airflow_rankvol.errors import AuthDenied, BackendError, RankVolError
 
 #: A page of DescribeVolumes and DescribeInstances holds at most as many, and CreateTags takes as many resources.
 PAGE = 1000
@@ -42,15 +42,21 @@ class Ec2:
         """Turn the SDK's errors into ours."""
         try:
             yield
-        except ClientError as exc:
-            raise translate(exc, verb, resource, self._decoded(exc)) from exc
-        except BotoCoreError as exc:
-            raise translate(exc, verb, resource) from exc
-        except Exception as exc:  # the hook fetches credentials at the first call, by files, HTTP or other SDKs
-            refused = sign_in_error(exc, self.clients.conn_id, verb, resource)
-            if refused is None:
+        except Exception as exc:
+            error = self._translated(exc, verb, resource)
+            if error is None:
                 raise
-            raise refused from exc
+            if isinstance(error, AuthDenied):
+                self.clients.sign_anew()
+            raise error from exc
+
+    def _translated(self, exc: Exception, verb: str, resource: str) -> RankVolError | None:
+        if isinstance(exc, ClientError):
+            return translate(exc, verb, resource, self._decoded(exc))
+        if isinstance(exc, BotoCoreError):
+            return translate(exc, verb, resource)
+        # The hook fetches credentials at the first call, by files, HTTP or other SDKs.
+        return sign_in_error(exc, self.clients.conn_id, verb, resource)
 
     def pages(self, action: str, key: str, verb: str, resource: str, **parameters: Any) -> Iterator[Raw]:
         """Return all items of a list that comes in pages."""
