@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_errors import code_of, sign_in_error, translate
-from airflow_rankvol.backends._aws_view import filters
+from airflow_rankvol.backends._aws_view import filters, name_of
 from airflow_rankvol.errors import AuthDenied, BackendError, RankVolError
 
 #: A page of DescribeVolumes and DescribeInstances holds at most as many, and CreateTags takes as many resources.
@@ -20,6 +21,8 @@ PAGE = 1000
 FILTER_VALUES = 200
 
 Raw = dict[str, Any]
+
+_DIGIT = re.compile(r"[0-9]")
 
 
 class Ec2:
@@ -80,6 +83,18 @@ class Ec2:
             wanted = [{"Name": filter_name, "Values": list(values[start : start + FILTER_VALUES])}]
             found += self.volumes(verb, resource, wanted)
         return found
+
+    def volumes_named(self, names: Collection[str], verb: str, resource: str) -> list[Raw]:
+        """Return the volumes that have one of the names; with more than a filter takes, all that may differ by digits.
+
+        "A question mark (?) matches zero or one character" (EC2 User Guide, "Filter resources"): the names of many
+        ranks are a few patterns, and what these find besides is left out.
+        """
+        wanted = sorted(names)
+        if len(wanted) > FILTER_VALUES:
+            wanted = sorted({_DIGIT.sub("?", name) for name in wanted})
+        found = self.volumes_by("tag:Name", wanted, verb, resource)
+        return [raw for raw in found if name_of(raw) in names]
 
     def volume(self, volume_id: str, verb: str) -> Raw | None:
         """Return one volume. By a filter: a missing id is an error where ids are asked for."""

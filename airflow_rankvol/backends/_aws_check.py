@@ -168,7 +168,7 @@ def _check_snapshots(plan: Plan, ec2: Ec2) -> None:
 
 def _found(plan: Plan, ec2: Ec2) -> dict[str, FoundVolume]:
     """Return the plan's volumes that are there. One is adopted by its name; EC2 lets many have the same."""
-    raws = ec2.volumes_by("tag:Name", plan.volume_names, "check", "names")
+    raws = ec2.volumes_named(frozenset(plan.volume_names), "check", "names")
     if len(plan.volume_names) < len(list(plan.volumes())):
         # What was made of the others carries a key of theirs: of a run that is cleared, or in dag scope.
         raws += ec2.volumes("check", "volumes", filters(tag_owner=plan.identity.owner, tag_key=plan.keys))
