@@ -75,8 +75,8 @@ def subnet_in(template: NodeTemplate, zone: str | None, backend: str) -> str | N
     subnet = template.subnet_of(zone)
     if subnet is None and template.subnets:
         raise FinalError(
-            f"subnets has none for zone {zone}, where its volumes lie; found some for {', '.join(template.subnets)}. Add "
-            "it to NodeTemplate.subnets, then clear this task",
+            f"subnets has none for zone {zone}, where its volumes lie; found some for {', '.join(template.subnets)}. "
+            "Add it to NodeTemplate.subnets, then clear this task",
             backend=backend, verb="create_node", resource=str(zone),
         )  # fmt: skip
     return subnet
@@ -87,8 +87,8 @@ def _zone_of(slot: PlannedSlot, found: Found) -> str | None:
     apart = next((volume for volume in there if volume.zone != there[0].zone), None)
     if apart:
         raise ConfigError(
-            f"rank {slot.rank}: {there[0].label} lies in zone {there[0].zone}, {apart.label} in {apart.zone}; a node has "
-            "volumes of its own zone only. Name volumes of one zone for it, or let one of them be made anew"
+            f"rank {slot.rank}: {there[0].label} lies in zone {there[0].zone}, {apart.label} in {apart.zone}; a node "
+            "has volumes of its own zone only. Name volumes of one zone for it, or let one of them be made anew"
         )
     return there[0].zone if there else None
 

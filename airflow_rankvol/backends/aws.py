@@ -95,9 +95,9 @@ class AwsBackend:
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand.
 
-        Adopted volumes carry nothing by which a listing could show them. One that a node of the group has attached while
-        it runs is where that says it is; the others are asked for by name, with one call more: those that nobody has yet,
-        or any more, or that somebody has taken away. Threads that ask at the same time share the answer.
+        Adopted volumes carry nothing by which a listing could show them. One that a running node of the group has
+        attached is where that node says it is. The others are asked for by name, with one call more: those that nobody
+        has yet, or any more, or that somebody has taken away. Threads that ask at the same time share the answer.
         """
         return self.looks.look(repr(group), lambda: self._observe(group))
 
