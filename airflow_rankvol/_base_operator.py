@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,15 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, XComArg
 from pydantic import BaseModel, ValidationError
 
 from airflow_rankvol._lineage import TellsLineage
-from airflow_rankvol._node_log import NodeLog, secrets_of
 from airflow_rankvol._runs import run_state
 from airflow_rankvol.backends.base import Backend, Selector
-from airflow_rankvol.engine.loop import launch, run
 from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.engine.step import stop_own
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
 from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
 from airflow_rankvol.links import GroupOnPage, Shown
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
-from airflow_rankvol.records import Group, Node, Observation
+from airflow_rankvol.records import Group
 from airflow_rankvol.spec.contents import inline_content
 from airflow_rankvol.spec.job import RankJob, error_text
 from airflow_rankvol.templating import shield
@@ -31,9 +28,6 @@ from airflow_rankvol.templating import shield
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_rankvol.engine.launch import Launcher
-    from airflow_rankvol.engine.step import Outcome
-    from airflow_rankvol.engine.work import Work
 
 JOB_FIELDS = (
     "nodes",
@@ -210,46 +204,6 @@ class RankJobOperator(TellsLineage, BaseOperator):
             yield
         except (ConfigError, FinalError) as exc:
             raise AirflowFailException(f"{self.task_id}: {exc}") from exc
-
-    def launch_and_wait(
-        self,
-        volumes: RankVolumes,
-        works: Sequence[Work],
-        launcher: Launcher,
-        *,
-        deferrable: bool,
-        succeeded: Sequence[int] = (),
-        seen: Observation | None = None,
-    ) -> list[Outcome]:
-        """Launch the nodes and wait for their end here, or defer once all of them are launched.
-
-        Args:
-            works: one per node; several where gather is split.
-            succeeded: for gather, the ranks whose tasks had succeeded.
-            seen: what was just observed, for the first of them.
-        """
-        backend = volumes.backend
-        self.shown = Shown(backend, tuple(volume_id for work in works for volume_id in work.volume_ids))
-        for work in works:
-            failed = launch(backend, work, launcher, seen if work is works[0] else None, self._show)
-            if failed:
-                for other in works:
-                    if other != work:
-                        stop_own(backend, other)
-                return [failed]
-        if not deferrable:
-            with closing(NodeLog(self.log, works)) as shown:
-                return [run(backend, work, launcher, shown.of(work)) for work in works]
-        from airflow_rankvol.triggers import RankTrigger
-
-        first, *parts = [work.to_dict() for work in works]
-        trigger = RankTrigger(self.conn_id, first, list(succeeded), parts, masked=secrets_of(launcher))
-        self.defer(trigger=trigger, method_name="execute_complete")
-        raise AssertionError  # not reached: defer() raises
-
-    def _show(self, node: Node) -> None:
-        if self.shown:
-            self.shown = replace(self.shown, node_ids=(*self.shown.node_ids, node.id))
 
     def _job(self) -> tuple[RankJob | None, str]:
         from airflow.configuration import conf

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_rankvol._node_log import masked
 from airflow_rankvol.errors import (
+    AuthDenied,
     DeadlineExceeded,
+    FinalError,
     GatherFailed,
     GatherIncomplete,
     NoCapacity,
+    QuotaExceeded,
     RankFailed,
     RankVolError,
     VolumeConflict,
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
 
     from airflow_rankvol.engine.step import Outcome
 
+
+#: The errors of a node's work that are made of a message alone, by name.
+_BY_NAME = {
+    kind.__name__: kind
+    for kind in (AuthDenied, DeadlineExceeded, FinalError, NoCapacity, QuotaExceeded, VolumeConflict)
+}
 
 RETURN_KEY = "return_value"
 COLLECTED_KEY = "collected"
@@ -111,10 +120,6 @@ def error_of(ending: Mapping[str, Any]) -> RankVolError:
         return GatherFailed(message, **details)
     if kind == GatherIncomplete.__name__:
         return GatherIncomplete(message, missing=ending["missing"])
-    if kind == DeadlineExceeded.__name__:
-        return DeadlineExceeded(message)
-    if kind == NoCapacity.__name__:
-        return NoCapacity(message)
-    if kind == VolumeConflict.__name__:
-        return VolumeConflict(message)
+    if kind in _BY_NAME:
+        return _BY_NAME[kind](message)
     return RankFailed(message, rank=result["rank"], **details)

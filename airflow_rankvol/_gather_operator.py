@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_rankvol._base_operator import RankJobOperator, resolved
+from airflow_rankvol._base_operator import resolved
 from airflow_rankvol._endings import ending_of_parts, finish
+from airflow_rankvol._node_operator import NodeOperator
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
-from airflow_rankvol.engine.step import forget_collected, mark_collected, stop_own
+from airflow_rankvol.engine.step import forget_collected, mark_collected
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import BackendError, ConfigError, GatherIncomplete
 from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_rankvol.spec.templates import NodeTemplate
 
 
-class GatherRankResults(RankJobOperator):
+class GatherRankResults(NodeOperator):
     """Gather the results of all ranks into one.
 
     With ``gather`` commands they run on a node that has every rank's volumes, read-only; what they write to
@@ -57,7 +58,6 @@ class GatherRankResults(RankJobOperator):
         self.deferrable = deferrable
         # Only the ranks are upstream: Airflow lets nothing but all_success follow a setup directly.
         XComArg.apply_upstream_relationship(self, results)
-        self._running: tuple[Backend, list[Work]] | None = None
 
     def execute(self, context: Context) -> Any:
         """Check that every rank has succeeded, then gather."""
@@ -93,9 +93,10 @@ class GatherRankResults(RankJobOperator):
         read = replace(work, slots=tuple(slot for slot in slots if slot.rank in outputs))
         parts = read.in_parts(backend.max_volumes(job.gather_node or job.node))
         works = parts if len(parts) > 1 else [work]
-        self._running = (backend, works)
         ranks = sorted(outputs)
         outcomes = self.launch_and_wait(volumes, works, launcher, deferrable=self.deferrable, succeeded=ranks)
+        if self._running:
+            backend, _ = self._running  # by credentials that may be newer
         return self._finish(context, backend, work, ending_of_parts(outcomes, ranks))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
@@ -104,13 +105,6 @@ class GatherRankResults(RankJobOperator):
         job = volumes.job
         work = self._work(context, volumes.group, job.gather_node or job.node, volumes.backend.clock.now())
         return self._finish(context, volumes.backend, work, event)
-
-    def on_kill(self) -> None:
-        """Stop the gather node, or all of them."""
-        backend, works = self._running or (None, [])
-        for work in works:
-            if backend:
-                stop_own(backend, work, at_once=True)
 
     def _work(self, context: Context, group: Group, template: NodeTemplate, now: datetime) -> Work:
         return Work.begin(

@@ -10,6 +10,7 @@
     │   │   └── NotReady                   the resource is still coming up
     │   └── FinalError                     repeating the call cannot help
     │       ├── AuthDenied                 a right or credential is missing
+    │       │   └── CredentialsRefused     nobody can sign in with the connection (any more)
     │       ├── QuotaExceeded              a quota or a full disk
     │       ├── VolumeConflict             a live node of another run holds the volume, or the name is taken
     │       └── NotOurs                    a destructive call on something without our tags
@@ -83,6 +84,10 @@ class FinalError(BackendError):
 
 class AuthDenied(FinalError):
     """A right or a credential is missing."""
+
+
+class CredentialsRefused(AuthDenied):
+    """The connection's credentials are missing, wrong or expired: no call works, whatever rights its identity has."""
 
 
 class QuotaExceeded(FinalError):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import ending_of, finish
 from airflow_rankvol._gather_operator import GatherRankResults
+from airflow_rankvol._node_operator import NodeOperator
 from airflow_rankvol._reap_operator import ReapRankVolumes
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
 from airflow_rankvol.engine.rehearsal import check_scripts, stage
-from airflow_rankvol.engine.step import choose_attempt, stop_own
+from airflow_rankvol.engine.step import choose_attempt
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
@@ -25,8 +26,6 @@ from airflow_rankvol.spec.contents import is_inline
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-    from airflow_rankvol.backends.base import Backend
 
 __all__ = [
     "MAP_INDEX_TEMPLATE",
@@ -134,7 +133,7 @@ class CreateRankVolumes(RankJobOperator):
             )
 
 
-class RunRank(RankJobOperator):
+class RunRank(NodeOperator):
     """Run one rank's commands on a node of its own with its volumes; map it over the slots.
 
     Args:
@@ -163,7 +162,6 @@ class RunRank(RankJobOperator):
         self.slot = slot
         self.slots = slots
         self.deferrable = deferrable
-        self._running: tuple[Backend, Work] | None = None
 
     def execute(self, context: Context) -> Any:
         """Launch (or adopt) this rank's node, then wait for its end."""
@@ -187,18 +185,12 @@ class RunRank(RankJobOperator):
         )
         observation = patiently(volumes.backend, volumes.backend.observe, work.group)
         work = choose_attempt(work, observation, context["ti"].try_number)
-        self._running = (volumes.backend, work)
         (outcome,) = self.launch_and_wait(volumes, [work], launcher, deferrable=self.deferrable, seen=observation)
         return finish(self, context, ending_of(outcome))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """End a rank whose trigger could not end it by itself (``dag.test()`` runs triggers inline)."""
         return finish(self, context, event)
-
-    def on_kill(self) -> None:
-        """Stop this rank's node and keep its volume."""
-        if self._running:
-            stop_own(*self._running, at_once=True)
 
 
 class DeleteRankVolumes(RankJobOperator):

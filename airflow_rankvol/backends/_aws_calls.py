@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_errors import code_of, sign_in_error, translate
-from airflow_rankvol.backends._aws_view import filters
-from airflow_rankvol.errors import BackendError
+from airflow_rankvol.backends._aws_view import filters, name_of
+from airflow_rankvol.errors import AuthDenied, BackendError, RankVolError
 
 #: A page of DescribeVolumes and DescribeInstances holds at most as many, and CreateTags takes as many resources.
 PAGE = 1000
@@ -20,6 +21,8 @@ PAGE = 1000
 FILTER_VALUES = 200
 
 Raw = dict[str, Any]
+
+_DIGIT = re.compile(r"[0-9]")
 
 
 class Ec2:
@@ -42,15 +45,21 @@ class Ec2:
         """Turn the SDK's errors into ours."""
         try:
             yield
-        except ClientError as exc:
-            raise translate(exc, verb, resource, self._decoded(exc)) from exc
-        except BotoCoreError as exc:
-            raise translate(exc, verb, resource) from exc
-        except Exception as exc:  # the hook fetches credentials at the first call, by files, HTTP or other SDKs
-            refused = sign_in_error(exc, self.clients.conn_id, verb, resource)
-            if refused is None:
+        except Exception as exc:
+            error = self._translated(exc, verb, resource)
+            if error is None:
                 raise
-            raise refused from exc
+            if isinstance(error, AuthDenied):
+                self.clients.sign_anew()
+            raise error from exc
+
+    def _translated(self, exc: Exception, verb: str, resource: str) -> RankVolError | None:
+        if isinstance(exc, ClientError):
+            return translate(exc, verb, resource, self._decoded(exc))
+        if isinstance(exc, BotoCoreError):
+            return translate(exc, verb, resource)
+        # The hook fetches credentials at the first call, by files, HTTP or other SDKs.
+        return sign_in_error(exc, self.clients.conn_id, verb, resource)
 
     def pages(self, action: str, key: str, verb: str, resource: str, **parameters: Any) -> Iterator[Raw]:
         """Return all items of a list that comes in pages."""
@@ -74,6 +83,18 @@ class Ec2:
             wanted = [{"Name": filter_name, "Values": list(values[start : start + FILTER_VALUES])}]
             found += self.volumes(verb, resource, wanted)
         return found
+
+    def volumes_named(self, names: Collection[str], verb: str, resource: str) -> list[Raw]:
+        """Return the volumes that have one of the names; with more than a filter takes, all that may differ by digits.
+
+        "A question mark (?) matches zero or one character" (EC2 User Guide, "Filter resources"): the names of many
+        ranks are a few patterns, and what these find besides is left out.
+        """
+        wanted = sorted(names)
+        if len(wanted) > FILTER_VALUES:
+            wanted = sorted({_DIGIT.sub("?", name) for name in wanted})
+        found = self.volumes_by("tag:Name", wanted, verb, resource)
+        return [raw for raw in found if name_of(raw) in names]
 
     def volume(self, volume_id: str, verb: str) -> Raw | None:
         """Return one volume. By a filter: a missing id is an error where ids are asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_rankvol.backends._aws_calls import Ec2, code
@@ -18,6 +18,7 @@ from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
 from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
 from airflow_rankvol.backends._aws_zones import choose_zone
+from airflow_rankvol.backends._found import FoundVolume, check_subnets, zones_of
 from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.records import Tags
@@ -51,8 +52,9 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     _check_destination(plan)
     _check_reports(plan, ec2)
     _check_snapshots(plan, ec2)
-    _check_names(plan, ec2)
-    zones = {slot.rank: slot.zone or choose_zone(plan, places) for slot in plan.slots}
+    found = _found(plan, ec2)
+    check_subnets(plan, found, lambda template: _zones_of_subnets(template, places))
+    zones = zones_of(plan, found, lambda: choose_zone(plan, places))
     machines = check_nodes(plan, places, zones)
     _try_volumes(plan, ec2, tags, zones)
     for template, machine in machines:
@@ -164,17 +166,29 @@ def _check_snapshots(plan: Plan, ec2: Ec2) -> None:
             )
 
 
-def _check_names(plan: Plan, ec2: Ec2) -> None:
-    """A volume is adopted by its name; EC2 lets many have the same."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for raw in ec2.volumes_by("tag:Name", plan.volume_names, "check", "names"):
-        by_name[name_of(raw)].append(raw["VolumeId"])
-    for name, ids in by_name.items():
+def _found(plan: Plan, ec2: Ec2) -> dict[str, FoundVolume]:
+    """Return the plan's volumes that are there. One is adopted by its name; EC2 lets many have the same."""
+    raws = ec2.volumes_named(frozenset(plan.volume_names), "check", "names")
+    if len(plan.volume_names) < len(list(plan.volumes())):
+        # What was made of the others carries a key of theirs: of a run that is cleared, or in dag scope.
+        raws += ec2.volumes("check", "volumes", filters(tag_owner=plan.identity.owner, tag_key=plan.keys))
+    by_name: dict[str, dict[str, FoundVolume]] = defaultdict(dict)
+    for raw in raws:
+        volume = FoundVolume(name_of(raw), raw["VolumeId"], raw["AvailabilityZone"])
+        by_name[volume.name][volume.id] = volume
+    for name in plan.volume_names:
+        ids = by_name.get(name, {})
         if len(ids) > 1:
             raise ConfigError(
                 f"volume {name}: {len(ids)} volumes have that name ({', '.join(sorted(ids))}); expected one at most. "
                 "Rename the others, or the volume in the job"
             )
+    return {name: next(iter(volumes.values())) for name, volumes in by_name.items()}
+
+
+def _zones_of_subnets(template: NodeTemplate, places: Places) -> Collection[str]:
+    subnets = template.subnets
+    return subnets if isinstance(subnets, dict) else places.subnet_zones([subnets or ""]).values()
 
 
 def _volume_request(volume: PlannedVolume, zone: str | None, tags: Tags) -> VolumeRequest:

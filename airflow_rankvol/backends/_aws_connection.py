@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,10 @@ _CONFIG: dict[str, Any] = {
 }
 # A presigned URL is otherwise one of signature version 2 and of the global endpoint, which new regions do not know.
 _S3_CONFIG: dict[str, Any] = {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}}
+
+#: So often, in seconds, the clients are made anew at most while they are refused: that takes a tenth of a second each,
+#: and a thousand ranks may be refused at once.
+ANEW_S = 5.0
 
 _SHARED: PerProcess[AwsBackend, Limiter] = PerProcess()
 
@@ -110,6 +115,8 @@ class Clients:
         self._limiter = limiter
         self._lock = threading.RLock()
         self._clients: dict[str, Any] = {}
+        self._refused: dict[str, Any] = {}
+        self._anew_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"Clients({self.conn_id!r})"
@@ -132,9 +139,29 @@ class Clients:
         """
         with self._lock:
             if service not in self._clients:
-                with _readable(self.conn_id):
-                    self._clients[service] = _client(self._settings, service)
+                self._clients[service] = self._made(service)
             return self._clients[service]
+
+    def sign_anew(self) -> None:
+        """Have the clients made anew with the next calls: those that there are were refused.
+
+        A client signs with what its profile, its files and its machine said when it was made. The connection's own
+        fields are another backend's when they change.
+        """
+        with self._lock:
+            if time.monotonic() - self._anew_at >= ANEW_S:
+                self._anew_at = time.monotonic()
+                self._refused, self._clients = {**self._refused, **self._clients}, {}
+
+    def _made(self, service: str) -> Any:
+        try:
+            with _readable(self.conn_id):
+                return _client(self._settings, service)
+        except Exception:
+            # While somebody writes its profile anew, for example. What was refused is so until that is done.
+            if service not in self._refused:
+                raise
+            return self._refused[service]
 
     def call(self, action: str, **parameters: Any) -> dict[str, Any]:
         """Call an EC2 action, as soon as its bucket has a token; errors are the SDK's."""
@@ -176,9 +203,13 @@ def _readable(conn_id: str) -> Iterator[None]:
     """Say of whatever keeps a client from being made that it is the connection's fault, unless AWS answered."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from airflow_rankvol.backends._aws_errors import came_expired
+
     try:
         yield
     except (BotoCoreError, ClientError, ConfigError):
         raise
     except Exception as exc:
+        if came_expired(exc):
+            raise
         raise ConfigError(f"connection {conn_id!r} of type aws cannot be used: {type(exc).__name__}: {exc}") from exc

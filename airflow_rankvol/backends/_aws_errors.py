@@ -11,6 +11,7 @@ from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
     ConfigError,
+    CredentialsRefused,
     FinalError,
     NoCapacity,
     NotReady,
@@ -34,7 +35,7 @@ _SLOW = Meaning(Throttled, "It is tried again; other jobs of this account may us
 _AGAIN = Meaning(RetryableError, "It is tried again")
 _SOON = Meaning(NotReady, "It is tried again")
 _CREDENTIALS = Meaning(
-    AuthDenied,
+    CredentialsRefused,
     "The credentials of the connection are not valid: renew them, or let the connection use a role "
     "(role_arn, profile_name, an instance or pod identity)",
 )
@@ -86,6 +87,8 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("AuthFailure", "ExpiredToken", "ExpiredTokenException", "RequestExpired"), _CREDENTIALS),
     **dict.fromkeys(("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"), _CREDENTIALS),
     **dict.fromkeys(("SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken"), _CREDENTIALS),
+    # STS, of a web identity's token.
+    **dict.fromkeys(("InvalidIdentityToken", "IDPRejectedClaim"), _CREDENTIALS),
     "PendingVerification": Meaning(AuthDenied, "AWS is still verifying the account; that ends by itself"),
     # Volumes and nodes on their way.
     "VolumeInUse": Meaning(VolumeBusy, "It is attached; it is tried again until it is free"),
@@ -176,20 +179,33 @@ def translate(exc: Exception, verb: str, resource: str, decoded: str = "") -> Ra
     if isinstance(exc, _NO_ANSWER):
         return RetryableError(f"AWS gave no answer: {exc}. It is tried again", **where)
     if isinstance(exc, _NO_CREDENTIALS):
-        return AuthDenied(f"{exc}. {_CREDENTIALS.step}", **where)
+        return CredentialsRefused(f"{exc}. {_CREDENTIALS.step}", **where)
     return FinalError(f"{type(exc).__name__}: {exc}", **where)
 
 
-def sign_in_error(exc: Exception, conn_id: str, verb: str, resource: str) -> AuthDenied | None:
+def sign_in_error(exc: Exception, conn_id: str, verb: str, resource: str) -> CredentialsRefused | None:
     """Return the error for what the hook's ways of signing in raise besides the SDK's errors; None for another one.
 
     Web identity reads a token's file, and asks Google where it is so configured; SAML and GSSAPI speak HTTP.
     """
+    where: dict[str, Any] = {"backend": "aws", "verb": verb, "resource": resource}
+    if came_expired(exc):
+        text = f"the connection {conn_id} was given credentials that had expired already: {exc} {_CREDENTIALS.step}"
+        return CredentialsRefused(text, **where)
     package = type(exc).__module__.partition(".")[0]
     if not isinstance(exc, OSError) and package not in ("airflow", "google", "requests"):
         return None
     text = f"the connection {conn_id} cannot sign in: {type(exc).__name__}: {exc}. Correct its login or its extra"
-    return AuthDenied(text, backend="aws", verb=verb, resource=resource)
+    return CredentialsRefused(text, **where)
+
+
+def came_expired(exc: Exception) -> bool:
+    """Say whether what gives credentials out gave some that had expired: botocore has no error of its own for that.
+
+    ``RefreshableCredentials._protected_refresh`` in botocore 1.44.5: of credential_process, the metadata services and
+    assumed roles.
+    """
+    return isinstance(exc, RuntimeError) and "refreshed credentials are still expired" in str(exc)
 
 
 def _answered(exc: boto.ClientError, verb: str, resource: str, decoded: str) -> BackendError:

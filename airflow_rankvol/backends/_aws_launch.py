@@ -11,6 +11,7 @@ from typing import Any
 from airflow_rankvol.backends._aws_places import Image
 from airflow_rankvol.backends._aws_userdata import user_data
 from airflow_rankvol.backends._aws_view import REPORT_TAG, ROOT_TAG, VOLUMES_TAG, tag_list
+from airflow_rankvol.backends._found import subnet_in
 from airflow_rankvol.backends.base import NodeRequest
 from airflow_rankvol.records import TAG_PREFIX, Tags
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
@@ -56,7 +57,7 @@ def shape(template: NodeTemplate, machine: Machine) -> dict[str, Any]:
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "InstanceMetadataTags": "enabled"},
         "BlockDeviceMappings": _disks(template, machine.image),
     }
-    subnet = template.subnet_of(machine.zone)
+    subnet = subnet_in(template, machine.zone, "aws")
     if subnet:
         parameters["SubnetId"] = subnet
     elif machine.zone:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_rankvol.backends._aws_view import name_of, our_tags
+from airflow_rankvol.backends._aws_view import instance_state, name_of, our_tags
 from airflow_rankvol.records import Tags
 
 #: How long what this process did counts although EC2 does not show it yet, in seconds.
@@ -111,10 +111,31 @@ class Memory:
         found = self._nodes.get(node_id)
         return found is not None and not found.shown and self._unseen(found)
 
-    def list_volumes(self, found: Iterable[Raw], belongs: Callable[[Raw], bool]) -> list[Raw]:
-        """Take note of a whole listing of what ``belongs``; add what this process has just made and it lacks."""
+    def held(self, nodes: Iterable[Raw]) -> list[Raw]:
+        """Return the volumes that nodes have attached while they run: as those say, and as EC2 described them last.
+
+        Who holds it, which is what counts, is as fresh as the nodes; what has not been described for DELETED_S is not
+        known any more.
+        """
+        running = [node for node in nodes if instance_state(node) == "running"]
+        return [
+            {**entry.raw, "State": "in-use", "Attachments": [{"InstanceId": node["InstanceId"], "State": "attached"}]}
+            for node in running
+            if not self.was_deleted(node["InstanceId"])
+            for disk in node.get("BlockDeviceMappings") or ()
+            if disk.get("Ebs", {}).get("Status") == "attached"
+            and (entry := self._volumes.get(disk["Ebs"].get("VolumeId")))
+        ]
+
+    def list_volumes(self, found: Iterable[Raw], belongs: Callable[[Raw], bool], held: Iterable[Raw] = ()) -> list[Raw]:
+        """Take note of a whole listing of what ``belongs``; add what this process has just made and it lacks.
+
+        Args:
+            held: what is in the listing, too, but was not described.
+        """
         listed = list(found)
         self.saw_volumes(listed)
+        listed += held
         return listed + self._missing(self._volumes, {raw["VolumeId"] for raw in listed}, belongs)
 
     def list_nodes(self, found: Iterable[Raw], belongs: Callable[[Raw], bool]) -> list[Raw]:

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_rankvol.backends._gcp_connection import READ_S, Session
 from airflow_rankvol.backends._gcp_errors import answered, code, no_answer, of_answer, of_operation
 from airflow_rankvol.backends._rate import Rates
-from airflow_rankvol.errors import BackendError, NotReady, RetryableError
+from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, RetryableError
 
 #: Compute Engine's "Rate quotas": 1,500 a minute for each group of methods, in a project and region, by default. What a
 #: bucket holds and what comes back in a minute never make more than that in any minute.
@@ -83,7 +83,7 @@ class Gce:
         try:
             answer = self.session.request(http, url, query=wanted, body=body, read_s=read_s, again=again)
         except (RequestException, GoogleAuthError) as exc:
-            raise no_answer(exc, verb, resource) from exc
+            raise self._renewed(no_answer(exc, verb, resource)) from exc
         try:
             found = answer.json() if answer.content else {}
         except ValueError:
@@ -91,7 +91,13 @@ class Gce:
         if answer.status_code < 400 and isinstance(found, dict):
             return found
         error = of_answer(answer.status_code, found, answer.text)
-        raise answered(error, verb, resource, action or f"{http} {url}") from error
+        raise self._renewed(answered(error, verb, resource, action or f"{http} {url}")) from error
+
+    def _renewed(self, error: BackendError) -> BackendError:
+        """Return an error; one of rights or credentials has the connection sign in anew with the next call."""
+        if isinstance(error, AuthDenied):
+            self.session.sign_anew()
+        return error
 
     def find(self, path: str, verb: str, resource: str, **query: Any) -> Raw | None:
         """Return what is at a path; None where there is nothing."""

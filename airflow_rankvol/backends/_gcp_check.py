@@ -6,9 +6,10 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from airflow_rankvol.backends._found import FoundVolume, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
 from airflow_rankvol.backends._gcp_creation import global_link
@@ -18,12 +19,12 @@ from airflow_rankvol.backends._gcp_places import Places, region_of
 from airflow_rankvol.backends._gcp_rights import check_rights
 from airflow_rankvol.backends._gcp_staging import GcsStaging
 from airflow_rankvol.backends._gcp_types import DEFAULT_TYPE, check_bounds
-from airflow_rankvol.backends._gcp_view import id_of
+from airflow_rankvol.backends._gcp_view import id_of, zone_of
 from airflow_rankvol.backends._gcp_volumes import Volumes
 from airflow_rankvol.backends._gcp_zones import choose_zone
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
-from airflow_rankvol.spec.templates import ReclaimPolicy, VolumeTemplate
+from airflow_rankvol.spec.templates import NodeTemplate, ReclaimPolicy, VolumeTemplate
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan, PlannedVolume
@@ -67,8 +68,9 @@ def check(plan: Plan, gce: Gce, places: Places, staging: GcsStaging) -> None:
     _tell_ignored(plan)
     check_rights(plan, gce)
     _check_sources(plan, gce)
-    _check_names(plan, gce, places)
-    zones = {slot.rank: slot.zone or choose_zone(plan, places) for slot in plan.slots}
+    found = _found(plan, gce, places)
+    check_subnets(plan, found, _zones_of_subnets)
+    zones = zones_of(plan, found, lambda: choose_zone(plan, places))
     kinds = sorted({template.type or DEFAULT_TYPE for template, _ in _templates(plan)})
     check_nodes(plan, places, zones, kinds)
     _warn_of_quotas(plan, gce, zones)
@@ -180,17 +182,25 @@ def _check_sources(plan: Plan, gce: Gce) -> None:
                 )
 
 
-def _check_names(plan: Plan, gce: Gce, places: Places) -> None:
-    """A volume is adopted by its name, which several zones may have."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for raw in Volumes(gce, Memory(), places).named(plan.volume_names, "check", "names"):
-        by_name[str(raw["name"])].append(id_of(raw))
-    for name, ids in by_name.items():
+def _found(plan: Plan, gce: Gce, places: Places) -> dict[str, FoundVolume]:
+    """Return the plan's volumes that are there. One is adopted by its name, which several zones may have."""
+    by_name: dict[str, list[FoundVolume]] = defaultdict(list)
+    names = [volume.name for volume in plan.volumes()]
+    for raw in Volumes(gce, Memory(), places).named(names, "check", "names"):
+        by_name[str(raw["name"])].append(FoundVolume(str(raw["name"]), id_of(raw), zone_of(raw)))
+    for name in plan.volume_names:
+        ids = [volume.id for volume in by_name.get(name, ())]
         if len(ids) > 1:
             raise ConfigError(
                 f"volume {name}: {len(ids)} disks have that name ({', '.join(sorted(ids))}); expected one at most. "
                 "Remove the others, or choose another name for the volume in the job"
             )
+    return {name: volumes[0] for name, volumes in by_name.items() if len(volumes) == 1}
+
+
+def _zones_of_subnets(template: NodeTemplate) -> Collection[str]:
+    """Return the zones that a mapping names; a single subnet is its region's, which the check of nodes looks at."""
+    return template.subnets if isinstance(template.subnets, dict) else ()
 
 
 def _warn_of_quotas(plan: Plan, gce: Gce, zones: dict[int, str]) -> None:

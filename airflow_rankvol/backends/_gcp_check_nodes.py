@@ -62,7 +62,7 @@ def _check_node(
         disks: the types of its volumes, and how many there are.
     """
     _check_fields(template, where)
-    _check_network(places, template, where, sorted({region_of(zone) for zone in zones}))
+    _check_network(places, template, where, zones)
     for zone in zones:
         _check_offered(places, template, where, zone)
     offers = places.offers(places.types_of(template))
@@ -116,22 +116,33 @@ def _check_root(template: NodeTemplate, where: str) -> None:
         raise ConfigError(f"{where}.root_size: {template.root_size}; {name} takes {kind.min_gib} to {kind.max_gib} GiB")
 
 
-def _check_network(places: Places, template: NodeTemplate, where: str, regions: Sequence[str]) -> None:
+def _check_network(places: Places, template: NodeTemplate, where: str, zones: Sequence[str]) -> None:
     """Look up what lies in this project; the network of another one, only its own project's users may see."""
     mine = places.gce.link("")
-    for subnet in subnets_of(template):
-        for region in regions:
-            link = places.subnet(subnet, region)
-            if link.startswith(mine) and not places.exists(link, subnet):
-                raise ConfigError(
-                    f"{where}.subnets: there is no {link}. Name a subnet of region {region}, or set {where}.zones to "
-                    "zones of the subnet's region"
-                )
-            if f"/regions/{region}/" not in link:
-                raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
+    _check_subnet_zones(template, where, zones)
+    by_zone = template.subnets if isinstance(template.subnets, dict) else dict.fromkeys(zones, template.subnets)
+    for subnet, region in sorted({(subnet, region_of(zone)) for zone, subnet in by_zone.items() if subnet}):
+        link = places.subnet(subnet, region)
+        if link.startswith(mine) and not places.exists(link, subnet):
+            raise ConfigError(
+                f"{where}.subnets: there is no {link}. Name a subnet of region {region}, or set {where}.zones to "
+                "zones of the subnet's region"
+            )
+        if f"/regions/{region}/" not in link:
+            raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
     link = places.network(template.network)
     if template.network and link.startswith(mine) and not places.exists(link, template.network):
         raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")
+
+
+def _check_subnet_zones(template: NodeTemplate, where: str, zones: Sequence[str]) -> None:
+    """Refuse subnets that leave out a zone: a node there would lie in the default network."""
+    without = [zone for zone in zones if zone not in template.subnets] if isinstance(template.subnets, dict) else []
+    if without:
+        raise ConfigError(
+            f"{where}.subnets has none for zone {', '.join(without)}, where volumes lie or may go; found some for "
+            f"{', '.join(template.subnets or ())}; expected one for each of {', '.join(zones)}. Add it"
+        )
 
 
 def subnets_of(template: NodeTemplate) -> list[str]:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_rankvol.backends._gcp_errors import no_answer, passes
 from airflow_rankvol.backends._per_process import PerProcess
 from airflow_rankvol.backends.settings import Settings
-from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.errors import ConfigError, RankVolError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -47,6 +48,8 @@ _TEXTS = ("owner", "endpoint_url", "zone", "region")
 CONNECT_S, READ_S = 10.0, 30.0
 #: As many idle connections are kept.
 MAX_IDLE = 64
+#: So often, in seconds, credentials are read anew at most while they are refused: a thousand ranks may be at once.
+ANEW_S = 5.0
 
 _SHARED: PerProcess[GcpBackend, RateLimiter] = PerProcess()
 
@@ -117,6 +120,8 @@ class Session:
         self._limiter = limiter
         self._lock = threading.Lock()
         self._signed_in: tuple[Credentials, str] | None = None
+        self._refused: tuple[Credentials, str] | None = None
+        self._anew_at = float("-inf")
         # requests' sessions are not made for several threads at once: each call borrows one.
         self._idle: deque[Any] = deque(maxlen=MAX_IDLE)
 
@@ -200,17 +205,40 @@ class Session:
     def _borrow(self) -> Any:
         from google.auth.transport.requests import AuthorizedSession
 
+        credentials = self.credentials
         with suppress(IndexError):
-            return self._idle.pop()
-        session = AuthorizedSession(self.credentials)  # type: ignore[no-untyped-call]
+            while (session := self._idle.pop()).credentials is not credentials:
+                session.close()  # one of credentials that were refused
+            return session
+        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
         session.headers["User-Agent"] = "airflow-rankvol"
         return session
+
+    def sign_anew(self) -> None:
+        """Have the credentials read anew with the next call: those that there are were refused.
+
+        They are what the key's file and the machine said when they were read. The connection's own fields are another
+        backend's when they change.
+        """
+        with self._lock:
+            if self._signed_in and time.monotonic() - self._anew_at >= ANEW_S:
+                self._anew_at = time.monotonic()
+                self._refused, self._signed_in = self._signed_in, None
 
     def _sign_in(self) -> tuple[Credentials, str]:
         with self._lock:
             if self._signed_in is None:
-                self._signed_in = _sign_in(self._settings)
+                self._signed_in = self._read()
             return self._signed_in
+
+    def _read(self) -> tuple[Credentials, str]:
+        try:
+            return _sign_in(self._settings)
+        except RankVolError:
+            # While somebody writes the key's file anew, for example. What was refused is so until that is done.
+            if self._refused is None:
+                raise
+            return self._refused
 
 
 def _sign_in(settings: Settings) -> tuple[Credentials, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
+    CredentialsRefused,
     FinalError,
     NoCapacity,
     NotReady,
@@ -57,7 +58,7 @@ _SLOW = Meaning(Throttled, "It is tried again; other jobs of this project may us
 _AGAIN = Meaning(RetryableError, "It is tried again")
 _SOON = Meaning(NotReady, "It is tried again")
 _CREDENTIALS = Meaning(
-    AuthDenied,
+    CredentialsRefused,
     "The credentials of the connection are not valid: renew them, or let the connection use another way to sign in "
     "(key_path, keyfile_dict, impersonation_chain, default credentials)",
 )
@@ -167,7 +168,7 @@ def no_answer(exc: Exception, verb: str, resource: str) -> BackendError:
     if isinstance(exc, TransportError) and "PERMISSION_DENIED" in str(exc):  # google.auth.iam answers signBlob's 403 so
         made = AuthDenied(f"{exc}. Give the connection's identity the right iam.serviceAccounts.signBlob", **where)
     elif isinstance(exc, GoogleAuthError) and not passes(exc):
-        made = AuthDenied(f"{exc}. {_CREDENTIALS.step}", **where)
+        made = CredentialsRefused(f"{exc}. {_CREDENTIALS.step}", **where)
     elif isinstance(exc, SSLError):
         made = FinalError(f"{exc}. Set REQUESTS_CA_BUNDLE to the bundle of the proxy's CA", **where)
     else:

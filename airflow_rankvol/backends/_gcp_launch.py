@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_rankvol.backends._found import subnet_in
 from airflow_rankvol.backends._gcp_labels import description_of, labels_of
 from airflow_rankvol.backends._gcp_places import Image, Places, region_of
 from airflow_rankvol.backends._gcp_types import WITH_ACCELERATORS, boot_type_of, family_of, moves
@@ -112,7 +113,7 @@ def _data(item: Attachment, places: Places) -> dict[str, Any]:
 
 
 def _network(template: NodeTemplate, zone: str, places: Places) -> dict[str, Any]:
-    subnet = template.subnet_of(zone)
+    subnet = subnet_in(template, zone, "gcp")
     found: dict[str, Any] = {"network": places.network(template.network)}
     if subnet:
         found = {"subnetwork": places.subnet(subnet, region_of(zone))}

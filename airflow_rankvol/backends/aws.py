@@ -95,7 +95,9 @@ class AwsBackend:
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each thousand.
 
-        Threads that ask at the same time share the answer.
+        Adopted volumes carry nothing by which a listing could show them. One that a running node of the group has
+        attached is where that node says it is. The others are asked for by name, with one call more: those that nobody
+        has yet, or any more, or that somebody has taken away. Threads that ask at the same time share the answer.
         """
         return self.looks.look(repr(group), lambda: self._observe(group))
 
@@ -108,25 +110,21 @@ class AwsBackend:
 
         # Side by side: a look takes the time of one call.
         with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
-            later = other.submit(self._volumes_of, group, where)
+            mine = filters(tag_owner=group.owner, tag_key=[*group.keys])
+            later = other.submit(self.ec2.volumes, "observe", where, mine)
             nodes = self.ec2.nodes("observe", where, filters(tag_owner=group.owner, tag_key=group.key))
             volumes = later.result()
         names = frozenset(group.names)
-        self.memory.looked_up([*(f"key:{key}" for key in group.keys), *(f"name:{name}" for name in names)])
+        absent = names - {name_of(raw) for raw in volumes}
+        held = [raw for raw in self.memory.held(nodes) if name_of(raw) in absent]
+        asked = absent - {name_of(raw) for raw in held}
+        volumes += self.ec2.volumes_named(asked, "observe", where)
+        known = asked | (names - absent)
+        self.memory.looked_up([*(f"key:{key}" for key in group.keys), *(f"name:{name}" for name in known)])
         return self._observation(
-            self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names),
+            self.memory.list_volumes(volumes, lambda raw: ours(raw) or name_of(raw) in names, held),
             self.memory.list_nodes(nodes, ours),
         )
-
-    def _volumes_of(self, group: Group, where: str) -> list[Raw]:
-        volumes: list[Raw] = [
-            *self.ec2.volumes("observe", where, filters(tag_owner=group.owner, tag_key=[*group.keys]))
-        ]
-        if group.names:
-            there = {raw["VolumeId"] for raw in volumes}
-            named = self.ec2.volumes_by("tag:Name", group.names, "observe", where)
-            volumes += [raw for raw in named if raw["VolumeId"] not in there]
-        return volumes
 
     def list_owned(self, selector: Selector) -> Observation:
         """Return what carries the owner's tags; nodes that have ended for good are history."""

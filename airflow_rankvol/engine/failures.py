@@ -11,6 +11,7 @@ from airflow_rankvol.engine.views import culprit, gang_nodes
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import (
     DeadlineExceeded,
+    FinalError,
     GatherFailed,
     GatherIncomplete,
     NoCapacity,
@@ -57,6 +58,14 @@ def not_launched(work: Work, refusal: RetryableError) -> RankVolError:
     return kind(
         f"{work.label} of {work.nodes}: {what} within {work.boot_timeout_s:.0f} s, and its volumes are kept, in their "
         f"zone. The last answer: {refusal}"
+    )
+
+
+def not_attached(work: Work, node: Node, refusal: FinalError) -> RankVolError:
+    """Return the error of a node that gets no volume, whatever it waits for: the cloud refused to attach one."""
+    return type(refusal)(
+        f"{work.label} of {work.nodes}: {node.label} was ended, because the cloud refused to attach a volume, which is "
+        f"kept: {refusal}"
     )
 
 

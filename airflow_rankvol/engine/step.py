@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from airflow_rankvol.backends.base import Backend, Guard, NodeRequest, Selector
 from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
 from airflow_rankvol.engine.decide import Action, decide
-from airflow_rankvol.engine.failures import FAILURES, failed, report_error
+from airflow_rankvol.engine.failures import FAILURES, failed, not_attached, report_error
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.results import (
     Report,
@@ -28,7 +28,7 @@ from airflow_rankvol.engine.views import (
     situation_of,
 )
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import FinalError, RankVolError, RetryableError
+from airflow_rankvol.errors import CredentialsRefused, FinalError, RankVolError, RetryableError
 from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Tags, Volume
 
 # EC2 shows new tags within seconds; one that is not shown by then only keeps its volume until it expires.
@@ -130,7 +130,14 @@ def _act(
         return _collect(backend, work, observation, node)
     if action in FAILURES:
         return _fail(backend, work, observation, node, action)
-    _go_on(backend, work, observation, launcher, action)
+    try:
+        _go_on(backend, work, observation, launcher, action)
+    except CredentialsRefused:
+        raise  # those may be renewed in time
+    except FinalError as exc:
+        if action is not Action.ATTACH or node is None:
+            raise
+        return _end(backend, work, observation, node, not_attached(work, node, exc))
     return None
 
 
@@ -253,6 +260,18 @@ def _stop(backend: Backend, work: Work, observation: Observation, node: Node | N
 def _fail(backend: Backend, work: Work, observation: Observation, node: Node | None, action: Action) -> Outcome:
     error = FAILURES[action](work, observation, node)
     if action is not Action.FAIL_SUPERSEDED:
-        _stop(backend, work, observation, node, error)
+        return _end(backend, work, observation, node, error)
+    return _without_report(backend, work, observation, node, error)
+
+
+def _end(backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError) -> Outcome:
+    """End what runs of work that has failed, with the error that says why."""
+    _stop(backend, work, observation, node, error)
+    return _without_report(backend, work, observation, node, error)
+
+
+def _without_report(
+    backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError
+) -> Outcome:
     known = node or Node(id="", name=work.node_name, state=NodeState.ENDED, created_at=backend.clock.now())
     return Outcome(result=result_of(work, known, observation, None), error=error)

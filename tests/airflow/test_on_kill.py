@@ -33,7 +33,7 @@ class SharedLooks(FakeBackend):
 def rank_of(rig: Rig) -> tuple[RunRank, Work]:
     work = rig.begin(0)
     operator = RunRank(task_id="run_rank", nodes=1, volumes=["data:/data"], slot={})
-    operator._running = (rig.backend, work)
+    operator._running = (rig.backend, [work])
     return operator, work
 
 

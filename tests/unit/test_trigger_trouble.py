@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_rankvol import triggers
+from airflow_rankvol._endings import error_of
 from airflow_rankvol.engine.patience import DENIED_S
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import AuthDenied, Throttled
@@ -182,6 +183,21 @@ def test_a_step_that_is_refused_waits_for_credentials_too(cloud: FakeBackend, wa
     ending = payload(launched(cloud, 0))
     assert (ending["error"], ending["output"]) == ("", {"rows": 5})
     assert len(warnings) == 1
+
+
+def test_a_volume_that_may_not_be_attached_ends_its_rank_at_once(
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    """Waiting for somebody to give the right would end in a node that says no more than that no device came."""
+    cloud = reached_by_triggers(FakeBackend(), monkeypatch)
+    trigger = launched(cloud, 0)
+    cloud.faults.fail("attach", AuthDenied, times=math.inf)
+    ending = payload(trigger)
+    assert ending["error_type"] == "AuthDenied"
+    assert isinstance(error_of(ending), AuthDenied)
+    assert "the cloud refused to attach a volume, which is kept: fake attach" in ending["error"]
+    assert cloud.count("delete_node") == 1
+    assert warnings == []
 
 
 def test_credentials_that_nobody_renews_fail_the_rank_in_the_end(cloud: FakeBackend, warnings: list[str]) -> None:

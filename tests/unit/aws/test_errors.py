@@ -12,6 +12,7 @@ from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
     ConfigError,
+    CredentialsRefused,
     FinalError,
     NoCapacity,
     NotReady,
@@ -51,8 +52,9 @@ def test_a_known_code_has_a_meaning_and_a_next_step(code: str) -> None:
         ("VolumeLimitExceeded", QuotaExceeded),
         ("MaxSpotInstanceCountExceeded", QuotaExceeded),
         ("UnauthorizedOperation", AuthDenied),
-        ("ExpiredToken", AuthDenied),
-        ("InvalidClientTokenId", AuthDenied),
+        ("ExpiredToken", CredentialsRefused),
+        ("InvalidClientTokenId", CredentialsRefused),
+        ("InvalidIdentityToken", CredentialsRefused),
         ("VolumeInUse", VolumeBusy),
         ("IncorrectState", NotReady),
         ("Unsupported", FinalError),
@@ -77,10 +79,10 @@ def test_an_unknown_code_counts_by_its_status(status: int, expected: type[Backen
         (boto.ConnectionClosedError(endpoint_url=URL), RetryableError),
         (boto.ProxyConnectionError(proxy_url=URL, error="x"), RetryableError),
         (boto.SSLError(endpoint_url=URL, error="self-signed"), FinalError),
-        (boto.NoCredentialsError(), AuthDenied),
-        (boto.PartialCredentialsError(provider="env", cred_var="x"), AuthDenied),
-        (boto.CredentialRetrievalError(provider="sso", error_msg="x"), AuthDenied),
-        (boto.UnauthorizedSSOTokenError(), AuthDenied),
+        (boto.NoCredentialsError(), CredentialsRefused),
+        (boto.PartialCredentialsError(provider="env", cred_var="x"), CredentialsRefused),
+        (boto.CredentialRetrievalError(provider="sso", error_msg="x"), CredentialsRefused),
+        (boto.UnauthorizedSSOTokenError(), CredentialsRefused),
         (boto.NoRegionError(), ConfigError),
         (boto.ProfileNotFound(profile="x"), ConfigError),
         (boto.ParamValidationError(report="x"), FinalError),
@@ -96,13 +98,14 @@ def test_what_never_reached_aws_has_a_meaning_too(exc: Exception, expected: type
 )
 def test_what_keeps_the_hook_from_signing_in_names_the_connection(exc: Exception) -> None:
     error = sign_in_error(exc, "aws_default", "observe", "group")
-    assert isinstance(error, AuthDenied)
+    assert isinstance(error, CredentialsRefused)
     assert f"the connection aws_default cannot sign in: {type(exc).__name__}" in str(error)
     assert "Correct its login or its extra" in str(error)
 
 
 def test_a_bug_is_no_matter_of_signing_in() -> None:
-    assert sign_in_error(TypeError("x"), "aws_default", "observe", "group") is None
+    for bug in (TypeError("x"), RuntimeError("dictionary changed size during iteration")):
+        assert sign_in_error(bug, "aws_default", "observe", "group") is None
 
 
 def test_a_refusal_shows_what_sts_decoded_and_not_the_secret_text() -> None:

@@ -20,6 +20,7 @@ from airflow_rankvol.backends._gcp_errors import (
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
+    CredentialsRefused,
     FinalError,
     NoCapacity,
     NotReady,
@@ -48,7 +49,7 @@ def test_a_known_code_has_a_meaning_and_a_next_step(name: str) -> None:
         ("QUOTA_EXCEEDED", QuotaExceeded),
         ("quotaExceeded", QuotaExceeded),
         ("forbidden", AuthDenied),
-        ("authError", AuthDenied),
+        ("authError", CredentialsRefused),
         ("resourceInUseByAnotherResource", VolumeBusy),
         ("resourceNotReady", NotReady),
         ("UNSUPPORTED_OPERATION", FinalError),
@@ -61,7 +62,7 @@ def test_what_the_engine_decides_by(name: str, expected: type[BackendError]) -> 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(400, FinalError), (401, AuthDenied), (403, AuthDenied), (429, Throttled), (500, RetryableError),
+    [(400, FinalError), (401, CredentialsRefused), (403, AuthDenied), (429, Throttled), (500, RetryableError),
      (501, FinalError), (503, RetryableError)],
 )  # fmt: skip
 def test_an_unknown_code_is_judged_by_its_status(status: int, expected: type[BackendError]) -> None:
@@ -120,7 +121,7 @@ def test_an_operations_errors_are_told_together_with_what_google_advises() -> No
         (requests.ReadTimeout("slow"), RetryableError, "tried again"),
         (requests.exceptions.SSLError("bad"), FinalError, "REQUESTS_CA_BUNDLE"),
         (auth.TransportError("gone"), RetryableError, "tried again"),  # type: ignore[no-untyped-call]
-        (auth.RefreshError("revoked"), AuthDenied, "key_path"),  # type: ignore[no-untyped-call]
+        (auth.RefreshError("revoked"), CredentialsRefused, "key_path"),  # type: ignore[no-untyped-call]
         (auth.RefreshError("busy", retryable=True), RetryableError, "tried again"),  # type: ignore[no-untyped-call]
     ],
     ids=repr,
@@ -147,7 +148,7 @@ def made(kind: Any, *args: Any) -> Exception:
     [
         (made(auth.RefreshError, made(auth.TransportError, "the metadata server is unavailable")), RetryableError),
         (made(auth.RefreshError, "Unable to acquire impersonated credentials", IAM_IS_BUSY), RetryableError),
-        (made(auth.RefreshError, "Unable to acquire impersonated credentials", IAM_REFUSES), AuthDenied),
+        (made(auth.RefreshError, "Unable to acquire impersonated credentials", IAM_REFUSES), CredentialsRefused),
         (made(auth.TransportError, f"Error calling the IAM signBlob API: {IAM_REFUSES}"), AuthDenied),
     ],
     ids=["metadata server", "impersonation is busy", "impersonation is refused", "signBlob is refused"],

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.errors import AuthDenied, ConfigError
+from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
-from tests.clouds.aws.backend.kit import Lab
+from tests.clouds.aws.backend.kit import OTHER_ZONE, ZONE, Lab
 
 ANY_SECRET = {"secret_env": {"TOKEN": "/token"}}
 
@@ -133,6 +133,75 @@ def test_a_name_that_two_volumes_have_cannot_be_adopted(lab: Lab) -> None:
     lab.foreign_volume("dataset-0")
     with pytest.raises(ConfigError, match="2 volumes have that name"):
         lab.backend.check(plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+def adopting(**fields: Any) -> Plan:
+    return plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}, **fields)
+
+
+def subnets_by_zone(lab: Lab) -> dict[str, str]:
+    subnets = lab.double.boto3("ec2").describe_subnets()["Subnets"]
+    return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in subnets}
+
+
+@pytest.mark.parametrize("zones", ["", ZONE])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_subnet_that_leaves_out_the_zone_of_an_adopted_volume_is_refused(lab: Lab, several: bool, zones: str) -> None:
+    """Its node would lie in the default VPC, or in a zone in which the volume cannot be attached."""
+    ids = subnets_by_zone(lab)
+    volume = lab.foreign_volume("dataset-1", zone=OTHER_ZONE)
+    node = {"subnets": {ZONE: ids[ZONE]} if several else ids[ZONE], **({"zones": zones} if zones else {})}
+    message = (
+        rf"node\.subnets: volume dataset-1 \({volume}\) lies in zone {OTHER_ZONE}, and its node has to.*"
+        rf"found subnets of {ZONE}, expected one of {OTHER_ZONE}\. Add it, as in"
+    )
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(adopting(nodes=2, node=node))
+    both = {zone: ids[zone] for zone in (ZONE, OTHER_ZONE)}
+    lab.backend.check(adopting(nodes=2, node={**node, "subnets": both}))
+
+
+def test_gathers_subnets_have_to_be_where_adopted_volumes_lie(lab: Lab) -> None:
+    ids = subnets_by_zone(lab)
+    lab.foreign_volume("dataset-0", zone=OTHER_ZONE)
+    with pytest.raises(ConfigError, match=r"gather_node\.subnets: volume dataset-0"):
+        lab.backend.check(adopting(nodes=1, gather=["true"], gather_node={"subnets": {ZONE: ids[ZONE]}}))
+
+
+def test_the_zone_of_an_adopted_volume_decides_what_else_has_to_be_there(lab: Lab) -> None:
+    """The machine type, for one; and ranks without a volume go where the others' lie."""
+    lab.foreign_volume("dataset-0", zone="us-east-1e")
+    with pytest.raises(ConfigError, match=r"m7i\.large is not offered in zone us-east-1e"):
+        lab.backend.check(adopting(nodes=2, node={"machine_type": "m7i.large"}))
+
+
+def test_the_volumes_of_a_rank_have_to_lie_in_one_zone(lab: Lab) -> None:
+    lab.foreign_volume("dataset-0", zone=ZONE)
+    lab.foreign_volume("index-0", zone=OTHER_ZONE)
+    volumes = ["dataset-${NODE_RANK}:/data", "index-${NODE_RANK}:/index"]
+    with pytest.raises(
+        ConfigError, match=rf"rank 0: volume dataset-0 .* lies in zone {ZONE}, volume index-0 .* in {OTHER_ZONE}"
+    ):
+        lab.backend.check(plan(nodes=1, volumes=volumes, volume_template={"scope": "global"}))
+
+
+def test_a_volume_of_dag_scope_decides_where_its_node_lies_too(lab: Lab) -> None:
+    ids = subnets_by_zone(lab)
+    rig = lab.rig(1, node={"zones": OTHER_ZONE}, volume_template={"scope": "dag"})
+    rig.create()
+    lab.settle()
+    later = lab.rig(1, node={"subnets": {ZONE: ids[ZONE]}}, volume_template={"scope": "dag"})
+    with pytest.raises(ConfigError, match=rf"lies in zone {OTHER_ZONE}, and its node has to"):
+        lab.backend.check(later.plan)
+
+
+def test_no_node_is_launched_for_whose_zone_there_is_no_subnet(lab: Lab) -> None:
+    """Whatever plan has seen: it would lie in the default VPC."""
+    volume = lab.volume(zone=OTHER_ZONE)
+    request = lab.node_request(volume, zone=OTHER_ZONE, subnets={ZONE: subnets_by_zone(lab)[ZONE]})
+    with pytest.raises(FinalError, match=rf"subnets has none for zone {OTHER_ZONE}.*found some for {ZONE}"):
+        lab.backend.create_node(request)
+    assert lab.count("RunInstances") == 0
 
 
 @pytest.mark.parametrize("action", ["CreateVolume", "RunInstances"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.errors import AuthDenied, ConfigError
+from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
 from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lab_on
@@ -134,6 +134,48 @@ def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
         lab.foreign_disk("shard-1", zone)
     with pytest.raises(ConfigError, match="2 disks have that name"):
         lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+def adopting(**fields: Any) -> Plan:
+    return plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}, **fields)
+
+
+def test_a_subnet_that_leaves_out_the_zone_of_an_adopted_volume_is_refused(lab: Lab) -> None:
+    """Its node would lie in the network default."""
+    lab.foreign_disk("shard-1", OTHER_ZONE)
+    message = (
+        rf"node\.subnets: volume shard-1 \({OTHER_ZONE}/shard-1\) lies in zone {OTHER_ZONE}, and its node has to.*"
+        rf"found subnets of {ZONE}, expected one of {OTHER_ZONE}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes"}}))
+    lab.backend.check(adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes", OTHER_ZONE: "nodes"}}))
+
+
+def test_a_subnet_has_to_be_in_the_region_of_an_adopted_volume(lab: Lab) -> None:
+    lab.foreign_disk("shard-1", "us-east1-b")
+    with pytest.raises(ConfigError, match=r"nodes does not lie in region us-east1"):
+        lab.backend.check(adopting(node={"subnets": "regions/us-central1/subnetworks/nodes"}))
+
+
+def test_each_zones_subnet_is_looked_for_in_its_own_region(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"there is no .*/regions/us-east1/subnetworks/nowhere"):
+        lab.backend.check(plan(node={"subnets": {ZONE: "nodes", "us-east1-b": "nowhere"}}))
+
+
+@pytest.mark.parametrize("gather_node", [{"subnets": {OTHER_ZONE: "nodes"}}])
+def test_subnets_of_gather_that_leave_out_a_zone_of_the_volumes_are_refused(
+    lab: Lab, gather_node: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=rf"gather_node\.subnets has none for zone {ZONE}.*some for {OTHER_ZONE}"):
+        lab.backend.check(plan(node={"zones": ZONE}, gather=["true"], gather_node=gather_node))
+
+
+def test_no_node_is_launched_for_whose_zone_there_is_no_subnet(lab: Lab) -> None:
+    """Whatever plan has seen: it would lie in the network default."""
+    with pytest.raises(FinalError, match=rf"subnets has none for zone {ZONE}.*found some for {OTHER_ZONE}"):
+        lab.backend.create_node(lab.node_request(lab.volume(), zone=ZONE, subnets={OTHER_ZONE: "nodes"}))
+    assert lab.count("instances.insert") == 0
 
 
 def test_all_missing_rights_are_named_at_once(lab: Lab) -> None:
