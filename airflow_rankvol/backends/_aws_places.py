@@ -23,9 +23,12 @@ IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-defaul
 #: Attachments that every Nitro type takes when EC2 does not tell: 28 shared, less a network interface
 #: (EC2 User Guide, "Amazon EBS volume limits for Amazon EC2 instances").
 DEFAULT_ATTACHMENTS = 27
+#: The last two letters that EBS takes: "/dev/xvddx is the last allowed device name in the /dev/xvd{a-z}{a-z} series"
+#: (EBS CSI driver, pkg/cloud/devicemanager/device_names.go).
+_LAST = "dx"
 #: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
 #: the disk has another, and is found by its volume's id.
-DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
+DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase if first + second <= _LAST)
 
 
 @dataclass(frozen=True, slots=True)
