@@ -39,6 +39,8 @@ _NEXT_TYPE = frozenset(
      "UnfulfillableCapacity", "SpotMaxPriceTooLow", "InvalidInstanceType", "MaxSpotInstanceCountExceeded",
      "VcpuLimitExceeded"}
 )  # fmt: skip
+#: A node was launched with the same token before; the second says of it that it has ended.
+_TOKEN_USED = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class Nodes:
         try:
             answer = self.ec2.call("RunInstances", "create_node", where, **parameters)
         except BackendError as exc:
-            if code(exc) != "IdempotentParameterMismatch":
+            if code(exc) not in _TOKEN_USED:
                 raise
             return self._launched_by_another(parameters["ClientToken"], where, exc)
         raw: dict[str, Any] = answer["Instances"][0]
@@ -221,7 +223,7 @@ class Nodes:
         return {**raw, "Tags": raw.get("Tags") or specification["Tags"]}
 
     def _launched_by_another(self, token: str, where: str, refusal: BackendError) -> Raw:
-        """Return the node that another process of a rendezvous has launched with the same token.
+        """Return the node that another process, of a rendezvous or killed since, has launched with the same token.
 
         The token is of this attempt, so it may have ended since; who asks sees that, and does not wait for it.
         """
