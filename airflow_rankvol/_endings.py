@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_rankvol._node_log import masked
 from airflow_rankvol.errors import (
+    AuthDenied,
+    BackendError,
     DeadlineExceeded,
+    FinalError,
     GatherFailed,
     GatherIncomplete,
     NoCapacity,
+    NotOurs,
+    NotReady,
+    QuotaExceeded,
     RankFailed,
     RankVolError,
+    RetryableError,
+    Throttled,
+    VolumeBusy,
     VolumeConflict,
 )
 from airflow_rankvol.records import ranks_text
@@ -25,6 +34,15 @@ if TYPE_CHECKING:
 
 RETURN_KEY = "return_value"
 COLLECTED_KEY = "collected"
+#: What a node's work ends with besides its own failures: these are a message and nothing else.
+_PLAIN: dict[str, type[RankVolError]] = {
+    kind.__name__: kind
+    for kind in (
+        *(DeadlineExceeded, BackendError),
+        *(RetryableError, Throttled, NoCapacity, VolumeBusy, NotReady),
+        *(FinalError, AuthDenied, QuotaExceeded, VolumeConflict, NotOurs),
+    )
+}
 
 
 class _Logger(Protocol):
@@ -111,10 +129,6 @@ def error_of(ending: Mapping[str, Any]) -> RankVolError:
         return GatherFailed(message, **details)
     if kind == GatherIncomplete.__name__:
         return GatherIncomplete(message, missing=ending["missing"])
-    if kind == DeadlineExceeded.__name__:
-        return DeadlineExceeded(message)
-    if kind == NoCapacity.__name__:
-        return NoCapacity(message)
-    if kind == VolumeConflict.__name__:
-        return VolumeConflict(message)
+    if kind in _PLAIN:
+        return _PLAIN[kind](message)
     return RankFailed(message, rank=result["rank"], **details)

@@ -18,6 +18,7 @@ from airflow_rankvol.backends._aws_view import (
     REPORT_TAG,
     ended_by_itself,
     filters,
+    full_types,
     instance_state,
     name_of,
     node_of,
@@ -194,7 +195,7 @@ class Nodes:
     def _launch(self, request: NodeRequest, zone: str | None) -> Raw:
         """Launch on the first machine type of the list that can be had."""
         refusals: list[BackendError] = []
-        for machine_type in self.places.types_of(request.template, zone):
+        for machine_type in self._types(request, zone):
             try:
                 image = self.places.image(request.template.image, machine_type)
                 return self._run(request, Machine(machine_type, image, zone))
@@ -208,6 +209,11 @@ class Nodes:
             if refusal is not told:
                 told.add_note(f"another machine type: {refusal}")
         raise told
+
+    def _types(self, request: NodeRequest, zone: str | None) -> list[str]:
+        """Return the machine types to try; last those that an earlier attempt was given and then had no room for."""
+        full = full_types(self.memory.nodes(), request.tags)
+        return sorted(self.places.types_of(request.template, zone), key=lambda name: name in full)
 
     def _run(self, request: NodeRequest, machine: Machine) -> Raw:
         parameters = launching(request, machine)
