@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_rankvol._node_log import masked
 from airflow_rankvol.errors import (
     AuthDenied,
+    BackendError,
+    CredentialsRefused,
     DeadlineExceeded,
     FinalError,
     GatherFailed,
     GatherIncomplete,
     NoCapacity,
+    NotOurs,
+    NotReady,
     QuotaExceeded,
     RankFailed,
     RankVolError,
+    RetryableError,
+    Throttled,
+    VolumeBusy,
     VolumeConflict,
 )
 from airflow_rankvol.records import ranks_text
@@ -26,14 +33,17 @@ if TYPE_CHECKING:
     from airflow_rankvol.engine.step import Outcome
 
 
-#: The errors of a node's work that are made of a message alone, by name.
-_BY_NAME = {
-    kind.__name__: kind
-    for kind in (AuthDenied, DeadlineExceeded, FinalError, NoCapacity, QuotaExceeded, VolumeConflict)
-}
-
 RETURN_KEY = "return_value"
 COLLECTED_KEY = "collected"
+#: What a node's work ends with besides its own failures: these are a message and nothing else.
+_PLAIN: dict[str, type[RankVolError]] = {
+    kind.__name__: kind
+    for kind in (
+        *(DeadlineExceeded, BackendError),
+        *(RetryableError, Throttled, NoCapacity, VolumeBusy, NotReady),
+        *(FinalError, AuthDenied, CredentialsRefused, QuotaExceeded, VolumeConflict, NotOurs),
+    )
+}
 
 
 class _Logger(Protocol):
@@ -120,6 +130,6 @@ def error_of(ending: Mapping[str, Any]) -> RankVolError:
         return GatherFailed(message, **details)
     if kind == GatherIncomplete.__name__:
         return GatherIncomplete(message, missing=ending["missing"])
-    if kind in _BY_NAME:
-        return _BY_NAME[kind](message)
+    if kind in _PLAIN:
+        return _PLAIN[kind](message)
     return RankFailed(message, rank=result["rank"], **details)

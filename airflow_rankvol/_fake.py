@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_rankvol.backends.base import NodeRequest
+from airflow_rankvol.errors import BackendError
 from airflow_rankvol.records import (
     Attachment,
     Node,
@@ -59,6 +60,8 @@ class Ending:
     boots: bool = True
     reason: str = ""
     raw_report: str | None = None
+    step: str = ""
+    error: type[BackendError] | None = None
 
 
 def succeeds(output: Any = None, *, after_s: float = 5.0, log_tail: str = "") -> Ending:
@@ -71,9 +74,16 @@ def fails(exit_code: int = 1, *, after_s: float = 5.0, log_tail: str = "it went 
     return Ending(exit_code, after_s, "", log_tail)
 
 
-def is_lost(*, after_s: float = 5.0, reason: str = "reclaimed") -> Ending:
-    """Return the ending of a node that disappears without a report."""
-    return Ending(None, after_s, "", reason=reason)
+def is_lost(
+    *, after_s: float = 5.0, reason: str = "reclaimed", step: str = "", error: type[BackendError] | None = None
+) -> Ending:
+    """Return the ending of a node that disappears without a report.
+
+    Args:
+        step: what the cloud's backend says to do about it.
+        error: what a launch raises for the same reason, where the cloud had accepted the node nevertheless.
+    """
+    return Ending(None, after_s, "", reason=reason, step=step, error=error)
 
 
 def never_boots() -> Ending:
@@ -196,6 +206,8 @@ class Machine:
     def view(self) -> Node:
         """Return the record that a backend hands out."""
         states = {"pending": NodeState.PENDING, "ended": NodeState.ENDED}
+        # As it was told to be lost, and not deleted before that.
+        lost = self.phase == "ended" and self.exit_code is None and self.reason == self.ending.reason
         return Node(
             id=self.id,
             name=self.request.name,
@@ -208,6 +220,8 @@ class Machine:
             released=self.told_at is not None,
             exit_code=self.exit_code,
             reason=self.reason,
+            step=self.ending.step if lost else "",
+            error=self.ending.error if lost else None,
         )
 
     def end(self, now: datetime, exit_code: int | None, reason: str) -> None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
 
+from airflow_rankvol.errors import BackendError
 from airflow_rankvol.tags import TAG_PREFIX, Group, Tags
 
 K = TypeVar("K")
@@ -113,8 +114,10 @@ class Node:
     """A node as a backend sees it now.
 
     ``ready`` says that it has mounted its volumes and waits for its peers (rendezvous only). ``exit_code``
-    is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report, ``trouble``
-    why it has not come up although it runs: that is looked into only when its ``boot_timeout`` is over.
+    is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report, and ``step``
+    what to do about that. ``error`` is what its launch would have raised had the cloud known at once that it cannot be,
+    and None for one that was lost otherwise. ``trouble`` says why it has not come up although it runs: that is looked
+    into only when its ``boot_timeout`` is over.
     """
 
     id: str
@@ -128,6 +131,8 @@ class Node:
     released: bool = False
     exit_code: int | None = None
     reason: str = ""
+    step: str = ""
+    error: type[BackendError] | None = None
     trouble: str = ""
 
     @property

@@ -60,14 +60,25 @@ def _check_node(places: Places, template: NodeTemplate, where: str, zones: Seque
     first = {zone: _first_offered(places, template, where, zone) for zone in zones}
     machine_type = first[zones[0]]
     image = places.image(template.image, machine_type)
-    for other in template.machine_types:
-        places.image(template.image, other)
+    _check_architectures(places, template, where)
     size_gib = template.root_size_gib
     if size_gib is not None and size_gib < image.root_size_gib:
         raise ConfigError(
             f"{where}.root_size: {template.root_size}; image {image.id} needs at least {image.root_size_gib} GiB"
         )
     return Machine(machine_type, image, zones[0])
+
+
+def _check_architectures(places: Places, template: NodeTemplate, where: str) -> None:
+    """Refuse machine types that do not boot the image: a launch that comes to one would fail for good."""
+    for name in places.types_of(template, None):
+        image, found = places.image(template.image, name), places.machine_type(name).architectures
+        if image.architecture not in found:
+            raise ConfigError(
+                f"{where}.machine_type: {name} boots images of {' or '.join(found)}, and {where}.image "
+                f"{template.image or image.id} is one of {image.architecture}; expected types that boot it. Name only "
+                "such, another image, or none: then each type gets Amazon Linux of its own architecture"
+            )
 
 
 def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None:

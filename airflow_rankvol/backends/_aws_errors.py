@@ -102,6 +102,9 @@ TABLE: dict[str, Meaning] = {
     "IdempotentParameterMismatch": Meaning(
         FinalError, "The same call was made with other values before. Clear create_volumes, or this rank"
     ),
+    "IdempotentInstanceTerminated": Meaning(
+        FinalError, "The same call has launched a node before, which has ended since. Clear this rank"
+    ),
     "Unsupported": Meaning(FinalError, "This machine type is not offered there; name other zones or machine types"),
     "UnsupportedOperation": _ASKED,
     "OperationNotPermitted": Meaning(

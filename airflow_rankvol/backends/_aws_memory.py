@@ -92,6 +92,11 @@ class Memory:
         found = self._nodes.get(node_id)
         return found.raw if found else None
 
+    def nodes(self) -> list[Raw]:
+        """Return all nodes as they were last seen."""
+        with self._lock:
+            return [entry.raw for entry in self._nodes.values()]
+
     def volumes_named(self, name: str) -> list[Raw]:
         """Return the volumes of a name that were seen or made a short while ago."""
         return self._named(self._volumes, name)

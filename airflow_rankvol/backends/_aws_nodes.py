@@ -18,6 +18,7 @@ from airflow_rankvol.backends._aws_view import (
     REPORT_TAG,
     ended_by_itself,
     filters,
+    full_types,
     instance_state,
     name_of,
     node_of,
@@ -39,6 +40,8 @@ _NEXT_TYPE = frozenset(
      "UnfulfillableCapacity", "SpotMaxPriceTooLow", "InvalidInstanceType", "MaxSpotInstanceCountExceeded",
      "VcpuLimitExceeded"}
 )  # fmt: skip
+#: A node was launched with the same token before; the second says of it that it has ended.
+_TOKEN_USED = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class Nodes:
     def _launch(self, request: NodeRequest, zone: str | None) -> Raw:
         """Launch on the first machine type of the list that can be had."""
         refusals: list[BackendError] = []
-        for machine_type in self.places.types_of(request.template, zone):
+        for machine_type in self._types(request, zone):
             try:
                 image = self.places.image(request.template.image, machine_type)
                 return self._run(request, Machine(machine_type, image, zone))
@@ -207,13 +210,18 @@ class Nodes:
                 told.add_note(f"another machine type: {refusal}")
         raise told
 
+    def _types(self, request: NodeRequest, zone: str | None) -> list[str]:
+        """Return the machine types to try; last those that an earlier attempt was given and then had no room for."""
+        full = full_types(self.memory.nodes(), request.tags)
+        return sorted(self.places.types_of(request.template, zone), key=lambda name: name in full)
+
     def _run(self, request: NodeRequest, machine: Machine) -> Raw:
         parameters = launching(request, machine)
         where = f"{request.name} ({machine.type} in {machine.zone or 'any zone'})"
         try:
             answer = self.ec2.call("RunInstances", "create_node", where, **parameters)
         except BackendError as exc:
-            if code(exc) != "IdempotentParameterMismatch":
+            if code(exc) not in _TOKEN_USED:
                 raise
             return self._launched_by_another(parameters["ClientToken"], where, exc)
         raw: dict[str, Any] = answer["Instances"][0]
@@ -221,7 +229,7 @@ class Nodes:
         return {**raw, "Tags": raw.get("Tags") or specification["Tags"]}
 
     def _launched_by_another(self, token: str, where: str, refusal: BackendError) -> Raw:
-        """Return the node that another process of a rendezvous has launched with the same token.
+        """Return the node that another process, of a rendezvous or killed since, has launched with the same token.
 
         The token is of this attempt, so it may have ended since; who asks sees that, and does not wait for it.
         """

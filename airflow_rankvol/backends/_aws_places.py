@@ -23,9 +23,12 @@ IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-defaul
 #: Attachments that every Nitro type takes when EC2 does not tell: 28 shared, less a network interface
 #: (EC2 User Guide, "Amazon EBS volume limits for Amazon EC2 instances").
 DEFAULT_ATTACHMENTS = 27
+#: The last two letters that EBS takes: "/dev/xvddx is the last allowed device name in the /dev/xvd{a-z}{a-z} series"
+#: (EBS CSI driver, pkg/cloud/devicemanager/device_names.go).
+_LAST = "dx"
 #: Names that an attachment may have besides the boot disk's (EBS User Guide, "Device names for volumes"); on the node
 #: the disk has another, and is found by its volume's id.
-DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase)
+DEVICES = tuple(f"/dev/xvd{first}{second}" for first in "bcda" for second in ascii_lowercase if first + second <= _LAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,18 @@ class MachineType:
     """What matters of an instance type.
 
     Args:
+        architectures: what images it boots; some types boot 32-bit ones, too.
         attachments: how many volumes it takes besides the disk that it boots from.
     """
 
     name: str
-    architecture: str
+    architectures: tuple[str, ...]
     attachments: int
+
+    @property
+    def architecture(self) -> str:
+        """The architecture of the image that it gets where the job names none."""
+        return "arm64" if "arm64" in self.architectures else "x86_64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +55,12 @@ class Image:
     """What matters of an AMI.
 
     Args:
+        architecture: as instance types name theirs (EC2 API Reference, Image: ``arm64``, ``x86_64``, ``i386`` …).
         data_devices: the names of the further EBS volumes that a launch makes of it.
     """
 
     id: str
+    architecture: str
     root_device: str
     root_size_gib: int
     data_devices: tuple[str, ...] = ()
@@ -114,11 +125,11 @@ class Places:
         def ask() -> MachineType:
             answer = self._ec2.call("DescribeInstanceTypes", "check", name, InstanceTypes=[name])
             raw: dict[str, Any] = next(iter(answer["InstanceTypes"]), {})
-            architectures = raw.get("ProcessorInfo", {}).get("SupportedArchitectures") or ["x86_64"]
+            architectures = tuple(raw.get("ProcessorInfo", {}).get("SupportedArchitectures") or ["x86_64"])
             ebs = raw.get("EbsInfo", {})
             limit = int(ebs.get("MaximumEbsAttachments") or DEFAULT_ATTACHMENTS)
             # The disk that it boots from is one of them.
-            return MachineType(name, "arm64" if "arm64" in architectures else "x86_64", limit - 1)
+            return MachineType(name, architectures, limit - 1)
 
         return self._once(f"type {name}", ask)
 
@@ -192,11 +203,13 @@ class Places:
         return min(self._free_slots(template, name) for name in self.types_of(template, None))
 
     def types_of(self, template: NodeTemplate, zone: str | None) -> list[str]:
-        """Return the machine types to try in a zone, in the order of preference."""
+        """Return the machine types to try in a zone (without one, anywhere), in the order of preference."""
         if template.machine_types:
             return list(template.machine_types)
         offers = self.offers(DEFAULT_TYPES)
-        return [name for name in DEFAULT_TYPES if zone is None or zone in offers[name]] or list(DEFAULT_TYPES)
+        # EC2 describes no type that the region does not have.
+        there = {name: offers[name] if zone is None else zone in offers[name] for name in DEFAULT_TYPES}
+        return [name for name in DEFAULT_TYPES if there[name]] or list(DEFAULT_TYPES)
 
     def _free_slots(self, template: NodeTemplate, machine_type: str) -> int:
         # The default image has no disks besides its root.
@@ -224,7 +237,7 @@ class Places:
             # A mapping without Ebs is of the machine's own disks, which end with it.
             disks = {item["DeviceName"]: item["Ebs"] for item in raw.get("BlockDeviceMappings") or () if "Ebs" in item}
             size_gib = int(disks.pop(device, {}).get("VolumeSize") or 1)
-            return Image(image_id, device, size_gib, tuple(disks))
+            return Image(image_id, raw.get("Architecture") or "x86_64", device, size_gib, tuple(disks))
 
         return self._once(f"image {image_id}", ask)
 

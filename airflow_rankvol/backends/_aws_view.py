@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
+from airflow_rankvol.backends._aws_errors import TABLE, Meaning
+from airflow_rankvol.errors import FinalError, NoCapacity
 from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState, to_iso
 
 #: How many volumes a node is to get; a node of a rendezvous is ready when it has them all.
@@ -59,6 +62,20 @@ REASONS = {
     "Server.ScheduledStop": "EC2 stopped it to retire its hardware",
     "Server.SpotInstanceShutdown": "EC2 stopped it to take the spot capacity back",
     "Server.SpotInstanceTermination": "EC2 took the spot capacity back",
+}
+_SPOT = (
+    "That may happen to any spot node: give the task retries, so that it goes on by itself; where it happens often, "
+    "name other machine types, or drop spot"
+)
+#: What to do about some of them, where no call is answered by the same code.
+STEPS = {
+    "Client.InternalError": (
+        "Give the connection's identity the rights that docs/aws.md lists for kms_key: the boot disk's key is the "
+        "account's default one for EBS, or the image's"
+    ),
+    "Client.InvalidSnapshot.NotFound": "Name another image (NodeTemplate.image)",
+    "Server.SpotInstanceShutdown": _SPOT,
+    "Server.SpotInstanceTermination": _SPOT,
 }
 
 
@@ -142,6 +159,7 @@ def node_of(raw: Mapping[str, Any], *, attached: int = 0, released: bool = False
     wanted = tags_dict(raw).get(VOLUMES_TAG, "")
     complete = wanted.isdigit() and attached >= int(wanted)
     ended = state is NodeState.ENDED
+    refusal = refusal_of(raw) if ended else None
     return Node(
         id=raw["InstanceId"],
         name=name_of(raw),
@@ -154,22 +172,57 @@ def node_of(raw: Mapping[str, Any], *, attached: int = 0, released: bool = False
         released=released,
         exit_code=exit_code if ended else None,
         reason=reason_of(raw) if ended else "",
+        step=step_of(raw) if ended else "",
+        error=refusal.error if refusal else None,
     )
 
 
 def reason_of(raw: Mapping[str, Any]) -> str:
     """Say why an instance ended."""
-    found = raw.get("StateReason") or {}
-    code = str(found.get("Code", ""))
+    code = _reason_code(raw)
     if code in REASONS:
         return REASONS[code]
-    return str(found.get("Message") or raw.get("StateTransitionReason") or "")
+    return str((raw.get("StateReason") or {}).get("Message") or raw.get("StateTransitionReason") or "")
+
+
+def refusal_of(raw: Mapping[str, Any]) -> Meaning | None:
+    """Return what it means that EC2 accepted a launch and refused it later; None where an instance ended otherwise.
+
+    Its StateReason has the code that a refused call is answered by, after ``Server.`` or ``Client.``. One that only
+    says to call again, such as ``InternalError``, is no refusal.
+    """
+    meaning = TABLE.get(_reason_code(raw).partition(".")[2])
+    return meaning if meaning and issubclass(meaning.error, NoCapacity | FinalError) else None
+
+
+def step_of(raw: Mapping[str, Any]) -> str:
+    """Say what to do about an instance's end; empty where there is nothing but to go on with another one."""
+    refusal = refusal_of(raw)
+    return STEPS.get(_reason_code(raw)) or (refusal.step if refusal else "")
+
+
+def full_types(nodes: Iterable[Mapping[str, Any]], tags: Tags) -> set[str]:
+    """Return the machine types that EC2 had no room for after it had accepted an earlier attempt of the same rank.
+
+    Other ranks' nodes do not count: they may end at any moment, and whoever repeats a launch whose answer was lost has
+    to try the types in the same order, since the call's token is of the type.
+    """
+    whose = attrgetter("owner", "key", "role", "rank")
+    refused = [raw for raw in nodes if (refusal := refusal_of(raw)) and refusal.error is NoCapacity]
+    return {
+        str(raw["InstanceType"])
+        for raw in refused
+        if (found := our_tags(raw)) and whose(found) == whose(tags) and found.attempt < tags.attempt
+    }
+
+
+def _reason_code(raw: Mapping[str, Any]) -> str:
+    return str((raw.get("StateReason") or {}).get("Code", ""))
 
 
 def ended_by_itself(raw: Mapping[str, Any]) -> bool:
     """Say whether the node's own bootstrap (or its commands) shut it down, as opposed to EC2 or a call."""
-    code = (raw.get("StateReason") or {}).get("Code")
-    return code in (None, "", BY_ITSELF)
+    return _reason_code(raw) in ("", BY_ITSELF)
 
 
 def devices_of(raw: Mapping[str, Any]) -> set[str]:

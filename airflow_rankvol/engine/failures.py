@@ -28,7 +28,7 @@ def report_error(work: Work, node: Node, report: Report | None, now: datetime) -
     if report is None:
         # EC2 does not tell a node's own shutdown at the end of its lifetime from another; the time does.
         over = now >= node.created_at + timedelta(seconds=work.lifetime_s)
-        return _lost(work, replace(node, reason="lifetime") if over else node)
+        return _lost(work, replace(node, reason="lifetime") if over and node.error is None else node)
     if work.role is Role.GATHER and report.phase == "incomplete":
         return GatherIncomplete(
             f"no completion record of rank {ranks_text(report.missing)} on its volume; expected one of each of "
@@ -76,13 +76,12 @@ def _lost(work: Work, node: Node) -> RankVolError:
             "ended; its volume is kept. Raise NodeTemplate.lifetime, or clear the task to go on from its files"
         )
     why = f" ({node.reason})" if node.reason else ""
-    return failed(
-        work,
-        f"{work.label} of {work.nodes}: {node.label} ended without a report{why}; its volume is kept. "
-        "A retry starts a fresh node with the same volume",
-        None,
-        "",
+    step = f"{node.step}. " if node.step else ""
+    message = (
+        f"{work.label} of {work.nodes}: {node.label} ended without a report{why}; its volume is kept. {step}"
+        "A retry starts a fresh node with the same volume"
     )
+    return node.error(message) if node.error else failed(work, message, None, "")
 
 
 def _superseded(work: Work, _observation: Observation, _node: Node | None) -> RankVolError:

@@ -131,7 +131,8 @@ def culprit(work: Work, observation: Observation) -> str:
     first = failed_peer(work, observation)
     if first:
         code = "was lost" if first.exit_code is None else f"ended with exit code {first.exit_code}"
-        return f"rank {rank_of(first)} {code} ({first.label})"
+        why = f": {first.reason}" if first.exit_code is None and first.reason else ""
+        return f"rank {rank_of(first)} {code} ({first.label}{why})"
     present = {rank_of(node) for node in nodes}
     if any(node.released for node in nodes) and len(present) < work.nodes:
         gone = min(set(range(work.nodes)) - present)
@@ -140,12 +141,12 @@ def culprit(work: Work, observation: Observation) -> str:
 
 
 def failed_peer(work: Work, observation: Observation) -> Node | None:
-    """Return the node that broke the gang: one with an exit code before one that was lost.
+    """Return the node that broke the gang: one with an exit code, then one that the cloud refused, then one it lost.
 
     Its peers are ended because of it, and may be listed as lost, too.
     """
     failed = [node for node in gang_nodes(work, observation) if is_failed(node)]
-    return min(failed, key=lambda node: (node.exit_code is None, rank_of(node)), default=None)
+    return min(failed, key=lambda node: (node.exit_code is None, node.error is None, rank_of(node)), default=None)
 
 
 def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:

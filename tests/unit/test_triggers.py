@@ -10,9 +10,12 @@ import pytest
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_rankvol import triggers
+from airflow_rankvol._endings import ending_of, error_of
+from airflow_rankvol.engine.step import Outcome
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.records import Group, Role, Slot, SlotVolume
-from airflow_rankvol.testing import FakeBackend, fails, succeeds
+from airflow_rankvol.errors import BackendError, FinalError, NoCapacity, QuotaExceeded, RetryableError
+from airflow_rankvol.records import Group, RankResult, Role, Slot, SlotVolume
+from airflow_rankvol.testing import FakeBackend, fails, is_lost, succeeds
 from airflow_rankvol.triggers import RankTrigger
 from tests.unit.trigger_kit import events_of, gathering, launched, reached_by_triggers
 
@@ -104,6 +107,25 @@ def test_run_inline_a_rank_hands_its_ending_to_the_operator(cloud: FakeBackend) 
     assert type(event) is TriggerEvent
     assert event.payload["result"]["exit_code"] == 7
     assert "rank 1 of 2" in event.payload["error"]
+
+
+@pytest.mark.parametrize("kind", [NoCapacity, QuotaExceeded])
+def test_a_node_that_was_refused_after_its_launch_ends_a_deferred_rank_as_it_ends_one_that_waits(
+    cloud: FakeBackend, kind: type[BackendError]
+) -> None:
+    cloud.endings[("rank", 1)] = is_lost(reason="no room", step="Name several machine types", error=kind)
+    (event,) = events_of(launched(cloud, 1))
+    error = error_of(event.payload)
+    assert type(error) is kind
+    assert "no room" in str(error)
+    assert "Name several machine types. A retry" in str(error)
+
+
+@pytest.mark.parametrize("kind", [BackendError, *BackendError.__subclasses__(), *RetryableError.__subclasses__(),
+                                  *FinalError.__subclasses__()])  # fmt: skip
+def test_no_error_of_the_cloud_loses_its_type_on_the_way_through_an_event(kind: type[BackendError]) -> None:
+    result = RankResult(rank=0, exit_code=None)
+    assert type(error_of(ending_of(Outcome(result, error=kind("why"))))) is kind
 
 
 def test_killing_a_deferred_rank_stops_its_node_and_keeps_its_volume(cloud: FakeBackend) -> None:

@@ -15,6 +15,7 @@ from tests.clouds.common.clock import as_datetime
 # The reasons that API:StateReason lists.
 USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
 ITSELF = ("Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
+SPOT_STOP = ("Server.SpotInstanceShutdown", "Server.SpotInstanceShutdown: Spot instance shutdown")
 SPOT = ("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance termination")
 REASONS = {
     code: (code, f"{code}: {text}")
@@ -26,7 +27,7 @@ REASONS = {
         ("Client.VolumeLimitExceeded", "Volume limit exceeded"),
         ("Client.InvalidSnapshot.NotFound", "The specified snapshot was not found"),
     )
-} | {reason[0]: reason for reason in (USER, ITSELF, SPOT)}
+} | {reason[0]: reason for reason in (USER, ITSELF, SPOT, SPOT_STOP)}
 
 ENDED = ("shutting-down", "terminated")
 

@@ -84,13 +84,21 @@ def test_a_device_name_is_taken_before_describe_shows_it(
             ec2.attach_volume(VolumeId=other, InstanceId=instance_id, Device=device)
 
 
-@pytest.mark.parametrize("device", ["foo", "/dev/nvme1n1", "/dev/sdaa", "/dev/xvdea", "/dev/sdf1", "sdf"])
+@pytest.mark.parametrize(
+    "device", ["foo", "/dev/nvme1n1", "/dev/sdaa", "/dev/xvddy", "/dev/xvddz", "/dev/xvdea", "/dev/sdf1", "sdf"]
+)
 def test_a_device_name_has_ec2s_form(
     ec2: Any, make_volume: Make, make_instance: Make, refuses: Any, device: str
 ) -> None:
     volume_id, instance_id = make_volume(), make_instance()
     with refuses("InvalidParameterValue"):
         ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)
+
+
+@pytest.mark.parametrize("device", ["/dev/sdz", "/dev/xvdz", "/dev/xvdaz", "/dev/xvdcy", "/dev/xvddx"])
+def test_the_last_name_of_each_series_is_taken(ec2: Any, make_volume: Make, make_instance: Make, device: str) -> None:
+    volume_id, instance_id = make_volume(), make_instance()
+    assert ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)["Device"] == device
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("m7i.large", 32), ("g5.xlarge", 25)])

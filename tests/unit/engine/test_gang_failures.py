@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import AuthDenied, RankFailed
+from airflow_rankvol.errors import AuthDenied, NoCapacity, RankFailed
 from airflow_rankvol.testing import (
     Ending,
     FakeBackend,
@@ -115,6 +116,20 @@ def test_a_lost_node_breaks_the_gang_and_is_named(backend: FakeBackend) -> None:
     outcomes = rig.until_end(*all_launched(rig))
     assert "rank 2 was lost" in str(outcomes[0].error)
     assert all(outcome.error for outcome in outcomes)
+
+
+def test_a_node_that_the_cloud_refused_after_its_launch_breaks_the_gang_and_its_peers_say_why(
+    backend: FakeBackend,
+) -> None:
+    """Its peers were ended because of it, so none of them is the culprit, whatever its rank."""
+    backend.endings = {("rank", rank): hangs() for rank in range(3)}
+    backend.endings[("rank", 2)] = is_lost(reason="no room", error=NoCapacity)
+    rig = a_gang(backend=backend)
+    first, second, refused = rig.until_end(*all_launched(rig))
+    assert type(refused.error) is NoCapacity
+    for peer in (first, second):
+        assert isinstance(peer.error, RankFailed)
+        assert re.search(r"rank 2 was lost \(node .*: no room\)", str(peer.error))
 
 
 def test_a_node_that_a_user_killed_while_it_ran_breaks_the_gang(backend: FakeBackend) -> None:

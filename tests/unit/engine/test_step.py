@@ -9,6 +9,7 @@ import pytest
 
 from airflow_rankvol.errors import (
     DeadlineExceeded,
+    NoCapacity,
     RankFailed,
     VolumeConflict,
 )
@@ -63,6 +64,41 @@ def test_a_lost_node_is_named_with_its_reason_and_keeps_its_volume(backend: Fake
     assert "ended without a report (reclaimed); its volume is kept" in str(outcome.error)
     assert outcome.result.exit_code is None
     assert len(backend.volumes) == 3
+
+
+def test_a_node_that_the_cloud_refused_after_its_launch_fails_like_a_launch_that_is_refused(
+    backend: FakeBackend,
+) -> None:
+    backend.endings[("rank", 0)] = is_lost(reason="no room", step="Name several machine types", error=NoCapacity)
+    outcome = a_rig(backend=backend).run_rank(0)
+    assert type(outcome.error) is NoCapacity
+    assert str(outcome.error).endswith(
+        "ended without a report (no room); its volume is kept. Name several machine types. A retry starts a fresh node "
+        "with the same volume"
+    )
+    assert len(backend.volumes) == 3
+
+
+def test_a_node_that_was_refused_is_no_node_that_outlived_its_lifetime_however_late_one_looks(
+    backend: FakeBackend,
+) -> None:
+    backend.endings[("rank", 0)] = is_lost(reason="no room", error=NoCapacity)
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    rig.until_attached(work)
+    backend.clock.sleep(60)
+    assert rig.observe().nodes[0].error is NoCapacity
+    backend.clock.sleep(work.lifetime_s)
+    (outcome,) = rig.until_end(work)
+    assert type(outcome.error) is NoCapacity
+
+
+def test_a_node_that_was_lost_for_a_reason_of_its_own_has_the_next_step_of_that(backend: FakeBackend) -> None:
+    backend.endings[("rank", 0)] = is_lost(reason="reclaimed", step="Drop spot")
+    outcome = a_rig(backend=backend).run_rank(0)
+    assert isinstance(outcome.error, RankFailed)
+    assert "(reclaimed); its volume is kept. Drop spot. A retry" in str(outcome.error)
 
 
 def test_a_node_that_never_boots_is_removed_after_the_boot_limit_with_its_volume_kept(

@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from airflow_rankvol.backends._aws_places import DEVICES
 from airflow_rankvol.errors import FinalError, NotReady, RetryableError, VolumeBusy
 from airflow_rankvol.records import VolumeState
-from tests.clouds.aws.backend.kit import OTHER_ZONE, Lab
+from airflow_rankvol.spec.templates import NodeTemplate
+from tests.clouds.aws.attachments import check_device
+from tests.clouds.aws.backend.kit import OTHER_ZONE, ZONE, Lab
 
 
 def test_a_volume_is_attached_by_one_call(lab: Lab) -> None:
@@ -62,6 +65,21 @@ def test_a_zone_mismatch_names_both_zones(lab: Lab) -> None:
     lab.see()
     with pytest.raises(FinalError, match=r"zone us-east-1a, node i-\w+ in us-east-1b.*NodeTemplate\.zones"):
         lab.backend.attach(volume.id, node.id)
+
+
+def test_an_images_data_disks_leave_fewer_places_for_volumes(lab: Lab) -> None:
+    plain = NodeTemplate(machine_type="m7i.large", zones=(ZONE,))
+    with_disk = NodeTemplate(machine_type="m7i.large", zones=(ZONE,), image=lab.image_with_disk())
+    assert lab.backend.max_volumes(with_disk) == lab.backend.max_volumes(plain) - 1
+
+
+def test_a_node_takes_no_more_volumes_than_there_are_device_names(lab: Lab) -> None:
+    largest = NodeTemplate(machine_type="m7i.48xlarge", zones=(ZONE,))
+    (info,) = lab.double.boto3("ec2").describe_instance_types(InstanceTypes=["m7i.48xlarge"])["InstanceTypes"]
+    assert info["EbsInfo"]["MaximumEbsAttachments"] > 102
+    for device in DEVICES:
+        check_device(device)
+    assert lab.backend.max_volumes(largest) == len(DEVICES) == 102  # /dev/xvd[a-c][a-z] and /dev/xvdd[a-x]
 
 
 def test_many_at_once_get_names_of_their_own(lab: Lab) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends._aws_places import DEFAULT_TYPES
 from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
@@ -86,6 +87,48 @@ def test_what_cannot_work_is_refused(lab: Lab, fields: dict[str, Any], message: 
 def test_a_type_that_a_zone_lacks_names_zones_that_have_it(lab: Lab) -> None:
     with pytest.raises(ConfigError, match=r"m7i\.large is not offered in zone us-east-1e.*us-east-1a"):
         lab.backend.check(plan(node={"machine_type": "m7i.large", "zones": "us-east-1e"}))
+
+
+AMAZON_LINUX = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
+
+
+@pytest.mark.parametrize("where", ["node", "gather_node"])
+@pytest.mark.parametrize(
+    ("image", "types", "message"),
+    [
+        ("x86_64", "m7i.large, m7g.large", r"m7g\.large boots images of arm64, and {}\.image ssm:\S+ is one of x86_64"),
+        ("arm64", "m7g.large, m7i.large", r"m7i\.large boots images of x86_64, and {}\.image ssm:\S+ is one of arm64"),
+        ("arm64", None, r"m7i\.large boots images of x86_64, and {}\.image ssm:\S+ is one of arm64"),
+    ],
+)
+def test_a_machine_type_that_does_not_boot_the_image_is_refused_whichever_of_the_list(
+    lab: Lab, where: str, image: str, types: str | None, message: str
+) -> None:
+    """At a launch that comes to it, EC2 would refuse for good what may be had later on another type."""
+    fields: dict[str, Any] = {where: {"image": f"ssm:{AMAZON_LINUX}{image}", "machine_type": types}, "gather": ["true"]}
+    expected = rf"^{where}\.machine_type: {message.format(where)}; expected types that boot it\. Name only such"
+    with pytest.raises(ConfigError, match=expected):
+        lab.backend.check(plan(**fields))
+
+
+@pytest.mark.parametrize(
+    ("image", "types"),
+    [("x86_64", "m7i.large, t2.micro"), ("arm64", "m7g.large, c7g.large"), ("", "m7i.large, m7g.large")],
+)
+def test_machine_types_that_boot_the_image_or_have_one_each_are_fine(lab: Lab, image: str, types: str) -> None:
+    named = {"image": f"ssm:{AMAZON_LINUX}{image}"} if image else {}
+    lab.backend.check(plan(node={"machine_type": types, **named}))
+
+
+def test_nothing_is_asked_of_a_default_machine_type_that_the_region_lacks(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EC2 answers with an error (API Reference, "Error codes": InvalidInstanceType)."""
+    offered = {**lab.backend.places.offers(DEFAULT_TYPES), "m7i.large": frozenset[str]()}
+    monkeypatch.setattr(lab.backend.places, "offers", lambda _types: offered)
+    lab.backend.check(plan())
+    asked = {name for call in lab.double.calls("DescribeInstanceTypes") for name in call["params"]["InstanceTypes"]}
+    assert asked == {"m6i.large", "m5.large"}
 
 
 def test_a_subnet_of_another_zone_is_refused_with_the_right_one(lab: Lab) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import pytest
+
+from airflow_rankvol.errors import FinalError, NoCapacity, QuotaExceeded, RankFailed, RankVolError
 from airflow_rankvol.records import Node, Observation
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.aws.backend.kit import ZONE, Lab, console_of, report
@@ -27,6 +32,59 @@ class TestOnEc2(EngineTests):
 
     def allow_two(self, lab: Lab) -> None:
         lab.double.settings(volume_quota=2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "why", "step"),
+    [
+        ("Server.InsufficientInstanceCapacity", NoCapacity, "no capacity for it", "Name several machine types"),
+        ("Client.VolumeLimitExceeded", QuotaExceeded, "the storage quota left no room", "console of Service Quotas"),
+        ("Client.InvalidSnapshot.NotFound", FinalError, "the snapshot of its boot disk", "Name another image"),
+        ("Client.InternalError", RankFailed, "EC2 could not start it", "docs/aws.md lists for kms_key"),
+        ("Server.InternalError", RankFailed, "an internal error", "A retry starts a fresh node"),
+        ("Server.SpotInstanceTermination", RankFailed, "took the spot capacity back", "or drop spot"),
+        ("Server.SpotInstanceShutdown", RankFailed, "to take the spot capacity back", "or drop spot"),
+    ],
+)
+def test_a_launch_that_ec2_accepts_and_ends_fails_like_one_that_it_refuses(
+    lab: Lab, reason: str, kind: type[RankVolError], why: str, step: str
+) -> None:
+    lab.double("fail_launch", reason=reason)
+    rig = lab.rig(1)
+    rig.create()
+    error = rig.run_rank(0).error
+    assert type(error) is kind
+    assert why in str(error)
+    assert step in str(error)
+    assert str(error).endswith("A retry starts a fresh node with the same volume")
+
+
+def test_a_spot_node_that_was_taken_back_says_what_to_do(lab: Lab) -> None:
+    rig = lab.rig(1, node=NodeTemplate(machine_type="m7i.large", zones=(ZONE,), spot=True))
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    rig.until_attached(work)
+    (node,) = rig.observe().nodes
+    lab.double("reclaim", instance=node.id, notice_s=0.0)
+    (lost,) = rig.until_end(work)
+    assert isinstance(lost.error, RankFailed)
+    assert "give the task retries" in str(lost.error)
+
+
+def test_a_retry_tries_the_machine_type_last_that_ec2_had_no_room_for_after_all(lab: Lab) -> None:
+    lab.double("fail_launch", reason="Server.InsufficientInstanceCapacity")
+    rig = lab.rig(2, node=NodeTemplate(machine_type="m7i.large, m6i.large, m5.large", zones=(ZONE,)))
+    rig.create()
+    assert isinstance(rig.run_rank(0).error, NoCapacity)
+    lab.double("end_nodes", script=SUCCEED, after_s=30.0)
+    lab.double("no_capacity", type="m6i.large")
+    lab.double("no_capacity", type="m5.large", times=1)
+    rig.backend = cast("Any", lab.process())  # a retry is another process
+    assert rig.run_rank(0, 2).error is None
+    assert rig.run_rank(1).error is None
+    types = [call["params"]["InstanceType"] for call in lab.double.calls("RunInstances")]
+    assert types == ["m7i.large", "m6i.large", "m5.large", "m7i.large", "m7i.large"]
 
 
 def test_nodes_that_end_by_themselves_cost_no_call(lab: Lab) -> None:

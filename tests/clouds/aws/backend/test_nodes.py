@@ -10,7 +10,6 @@ import pytest
 from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.errors import FinalError, NoCapacity, NotOurs, NotReady, RetryableError
 from airflow_rankvol.records import NodeState
-from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.aws.backend.kit import OTHER_ZONE, ZONE, Lab, console_of, report
 
 
@@ -51,19 +50,6 @@ def test_a_data_disk_of_the_image_goes_with_the_node_and_is_otherwise_the_images
     lab.backend.delete_node(node.id, lab.guard)
     lab.settle()
     assert [volume["Tags"]["Name"] for volume in lab.double.state()["volumes"].values()] == [f"data-{lab.key}-0"]
-
-
-def test_an_images_data_disks_leave_fewer_places_for_volumes(lab: Lab) -> None:
-    plain = NodeTemplate(machine_type="m7i.large", zones=(ZONE,))
-    with_disk = NodeTemplate(machine_type="m7i.large", zones=(ZONE,), image=lab.image_with_disk())
-    assert lab.backend.max_volumes(with_disk) == lab.backend.max_volumes(plain) - 1
-
-
-def test_a_node_takes_no_more_volumes_than_there_are_device_names(lab: Lab) -> None:
-    largest = NodeTemplate(machine_type="m7i.48xlarge", zones=(ZONE,))
-    (info,) = lab.double.boto3("ec2").describe_instance_types(InstanceTypes=["m7i.48xlarge"])["InstanceTypes"]
-    assert info["EbsInfo"]["MaximumEbsAttachments"] > 104
-    assert lab.backend.max_volumes(largest) == 4 * 26  # /dev/xvd[a-d][a-z]
 
 
 def test_without_spare_spot_capacity_the_next_machine_type_is_taken(lab: Lab) -> None:

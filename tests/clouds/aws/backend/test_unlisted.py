@@ -11,7 +11,8 @@ import pytest
 from airflow_rankvol import triggers
 from airflow_rankvol.engine.loop import Watch, run
 from airflow_rankvol.engine.step import advance, stop_own
-from airflow_rankvol.errors import RankFailed
+from airflow_rankvol.errors import RankFailed, RetryableError
+from airflow_rankvol.records import NodeState
 from airflow_rankvol.triggers import RankTrigger
 from tests.clouds.aws.backend.kit import Lab, succeed
 from tests.unit.engine.engine_kit import Rig
@@ -151,3 +152,17 @@ def test_a_rank_that_is_killed_right_after_its_launch_leaves_no_node(lab: Lab, a
     assert stop_own(rig.backend, work, at_once=at_once) is not None
     lab.settle(120)
     assert alive(lab) == []
+
+
+def test_a_node_that_has_ended_since_a_killed_process_launched_it_is_shown_as_ended(lab: Lab) -> None:
+    """The same call, to the last value: EC2 then answers that the token's instance has been terminated."""
+    request = lab.node_request(lab.volume())
+    lab.double.fault("lose", "RunInstances", when="after")
+    with pytest.raises(RetryableError):
+        lab.backend.create_node(request)
+    (made,) = lab.double.state()["instances"]
+    lab.settle()
+    lab.double.boto3("ec2").terminate_instances(InstanceIds=[made])
+    lab.settle()
+    again = lab.process().create_node(request)
+    assert (again.id, again.state) == (made, NodeState.ENDED)
