@@ -150,7 +150,7 @@ class Control(BaseControl):
                     v.id: {**self._ec2.volumes.view(v), "Tags": v.tags.current} for v in self._world.volumes.values()
                 },
                 "instances": {
-                    i.id: {**self._ec2.instances.view(i), "Tags": i.tags.current}
+                    i.id: {**self._ec2.instances.view(i), "Tags": i.tags.current, "EndedAt": i.ended_at}
                     for i in self._world.instances.values()
                 },
                 "snapshots": list(self._world.snapshots),

@@ -9,7 +9,7 @@ from typing import Any
 from tests.clouds.aws.attachments import Attachments
 from tests.clouds.aws.catalog import Catalog
 from tests.clouds.aws.describe import Filters, page, select
-from tests.clouds.aws.errors import Ec2Error, missing
+from tests.clouds.aws.errors import Ec2Error, invalid, missing
 from tests.clouds.aws.launch import Launcher
 from tests.clouds.aws.lifecycle import ENDED, USER, Lifecycle
 from tests.clouds.aws.model import STATE_CODES, Instance
@@ -18,6 +18,7 @@ from tests.clouds.aws.tokens import Tokens
 from tests.clouds.aws.world import ACCOUNT, World
 from tests.clouds.common.clock import as_datetime
 
+MAX_TERMINATED = 1000  # API:TerminateInstances: "Constraints: Up to 1000 instance IDs."
 CONSOLE_LIMIT = 64 * 1024  # API:GetConsoleOutput: "the most recent 64 KB"
 
 
@@ -197,6 +198,8 @@ class Instances:
 
     def terminate_instances(self, params: dict[str, Any]) -> dict[str, Any]:
         """TerminateInstances: idempotent as long as the instance is listed."""
+        if len(params.get("InstanceIds") or ()) > MAX_TERMINATED:
+            raise invalid(f"At most {MAX_TERMINATED} instances in one call, found {len(params['InstanceIds'])}")
         changes = []
         for instance in self._named(params):
             before = instance.state

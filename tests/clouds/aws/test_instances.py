@@ -172,10 +172,13 @@ def test_a_terminated_instance_stays_listed_for_an_hour_and_loses_its_tags_befor
         ec2.terminate_instances(InstanceIds=[instance_id])
 
 
-def test_one_unknown_id_keeps_all_from_being_terminated(ec2: Any, make_instance: Make, refuses: Any) -> None:
+@pytest.mark.parametrize(("unknown", "code"), [(1, "InvalidInstanceID.NotFound"), (1000, "InvalidParameterValue")])
+def test_an_unknown_id_or_too_many_keep_all_from_being_terminated(
+    ec2: Any, make_instance: Make, refuses: Any, unknown: int, code: str
+) -> None:
     instance_id = make_instance()
-    with refuses("InvalidInstanceID.NotFound"):
-        ec2.terminate_instances(InstanceIds=[instance_id, "i-0123456789abcdef0"])
+    with refuses(code):
+        ec2.terminate_instances(InstanceIds=[instance_id, *(f"i-{number:017x}" for number in range(unknown))])
     assert instance(ec2, instance_id)["State"]["Name"] == "running"
 
 

@@ -11,7 +11,7 @@ import selectors
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,6 +104,27 @@ class LargeRun:
         """How many calls of each action were accepted; on a slow machine the double's buckets refuse some."""
         return Counter(call["action"] for call in self.calls if not call["code"])
 
+    @property
+    def refused(self) -> int:
+        """How many calls were refused as too fast."""
+        return sum(bool(call["code"]) for call in self.calls)
+
+    def check_once(self, whose: Mapping[str, Callable[[dict[str, Any]], str]]) -> None:
+        """Each rank's call of each of these actions is accepted once, and not asked for again and again before that.
+
+        Args:
+            whose: what tells one rank's calls from another's, by action.
+        """
+        # The backend waits for its turn, so none would be refused if the double's clock went as evenly as its own.
+        few = self.ranks // 20
+        assert self.refused <= few
+        assert {action: self.counts[action] for action in whose} == dict.fromkeys(whose, self.ranks)
+        for action, tell in whose.items():
+            attempts = Counter(tell(call["params"]) for call in self.calls if call["action"] == action)
+            assert len(attempts) == self.ranks, action
+            assert attempts.total() <= self.ranks + few, action
+            assert max(attempts.values()) <= 2, (action, attempts.most_common(3))
+
     def most_looks(self, is_look: Callable[[str], bool], interval_s: float) -> int:
         """Return the largest number of looks in any one poll interval."""
         at = [float(call["at"]) for call in self.calls if is_look(call["action"])]
@@ -113,12 +134,11 @@ class LargeRun:
         """Print the figures; looks cost four calls at most in any poll interval, whatever the number of ranks."""
         looks = sum(n for action, n in self.counts.items() if is_look(action))
         most = self.most_looks(is_look, self.elapsed_s / self.intervals)
-        refused = sum(bool(call["code"]) for call in self.calls)
         with capsys.disabled():
             sys.stdout.write(
                 f"\n{self.ranks} ranks, {self.elapsed_s:.0f} s on the cloud's clock, {self.intervals:.1f} intervals,"
-                f" {looks / self.intervals:.1f} looks in each and {most} at most, {refused} calls refused as too fast: "
-                f"{dict(self.counts.most_common())}\n"
+                f" {looks / self.intervals:.1f} looks in each and {most} at most, {self.refused} calls refused as too"
+                f" fast: {dict(self.counts.most_common())}\n"
             )
         assert most <= 4
 

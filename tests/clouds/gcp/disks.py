@@ -201,12 +201,12 @@ class Disks:
 
     def list(self, params: Json) -> Json:
         """disks.list."""
-        found = [disk for disk in self._world.disks.sorted() if disk.zone == params["zone"]]
+        found = [disk for disk in self._world.listed(self._world.disks) if disk.zone == params["zone"]]
         return self._lister.answer(params, found, self.view)
 
     def aggregated_list(self, params: Json) -> Json:
         """disks.aggregatedList."""
-        return self._lister.aggregated(params, self._world.disks.sorted(), self.view, ZONES, self._lost)
+        return self._lister.aggregated(params, self._world.listed(self._world.disks), self.view, ZONES, self._lost)
 
     @staticmethod
     def view(disk: Disk) -> Json:

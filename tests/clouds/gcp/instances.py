@@ -192,12 +192,13 @@ class Instances:
 
     def list(self, params: Json) -> Json:
         """instances.list."""
-        found = [instance for instance in self._world.instances.sorted() if instance.zone == params["zone"]]
+        found = [found for found in self._world.listed(self._world.instances) if found.zone == params["zone"]]
         return self._lister.answer(params, found, instance_view)
 
     def aggregated_list(self, params: Json) -> Json:
         """instances.aggregatedList."""
-        return self._lister.aggregated(params, self._world.instances.sorted(), instance_view, ZONES, self._lost)
+        found = self._world.listed(self._world.instances)
+        return self._lister.aggregated(params, found, instance_view, ZONES, self._lost)
 
     def test_permissions(self, params: Json, body: Json) -> Json:
         """instances.testIamPermissions: all that are asked for; the app takes away what is denied."""

@@ -30,6 +30,7 @@ class Settings(Knobs):
     ``serial_when_stopped``: serial port output can be had "only while the VM instance is running"
     (gce/troubleshooting/viewing-serial-port-output).
     ``attributes_when_stopped``: whether guest attributes can be read then [U].
+    ``listed_s``: so long lists lack what was made; none that anybody has seen do, but nobody says that they never will.
     ``operations_kept_s`` is how long operations, and so requestIds, are known [U: some days].
     ``held_wait_s``: so far each zoneOperations.wait moves a clock that a test holds; it answers at once by default.
     """
@@ -45,6 +46,7 @@ class Settings(Knobs):
     attach_s: float = 0.03
     detach_s: float = 0.03
     update_s: float = 0.02
+    listed_s: float = 0.0
     spot_notice_s: float = 30.0
     operations_kept_s: float = 14 * 24 * 3600.0
     held_wait_s: float = 0.0

@@ -67,6 +67,10 @@ class World:
         """Return the double's time in seconds since the epoch."""
         return self.clock.now()
 
+    def listed(self, shelf: Shelf[R]) -> Iterator[R]:
+        """Return what lists show of a shelf."""
+        return (found for found in shelf.sorted() if self.now() >= found.created_at + self.settings.listed_s)
+
     def new_id(self) -> int:
         """Return a number that was never used, of 19 digits as the API's are."""
         # The factor spreads the numbers, so that no test can rely on ids growing; it is odd, so none comes twice.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ from tests.clouds.aws.backend.kit import Lab, settings
 from tests.clouds.aws.client import Double
 from tests.clouds.common.fast import FastClock, large_run
 
-ONCE = ("CreateVolume", "RunInstances", "AttachVolume", "GetConsoleOutput", "DeleteVolume")
+#: By which parameter a rank's call is known.
+ONCE = {
+    "CreateVolume": itemgetter("ClientToken"),
+    "RunInstances": itemgetter("ClientToken"),
+    "AttachVolume": itemgetter("VolumeId"),
+    "GetConsoleOutput": itemgetter("InstanceId"),
+    "DeleteVolume": itemgetter("VolumeId"),
+}
 ASKED_ONCE = {"DescribeInstanceTypes": 1, "DescribeImages": 1}
 SUCCEED = "tests.clouds.aws.backend.kit:succeed"
 
@@ -39,9 +47,7 @@ def backend(double: Double) -> AwsBackend:
         settings(double, config_kwargs={"retries": {"total_max_attempts": 1}, "max_pool_connections": 64, **patient}),
         Limiter(now=clock.seconds, sleep=clock.sleep),
     )
-    # By real time: forty threads that sleep at once move EC2's clock by forty poll intervals, and a process would have
-    # forgotten what it has just launched.
-    memory = Memory()
+    memory = Memory(clock.seconds)
     return AwsBackend(clients, poll_interval_s=DEFAULT_POLL_INTERVAL_S, clock=clock, memory=memory)
 
 
@@ -56,13 +62,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     describes = Counter({action: n for action, n in run.counts.items() if action.startswith("Describe")})
     assert {action: n for action, n in describes.items() if action not in looks} == ASKED_ONCE
     assert describes.total() <= 4 * run.intervals
-    assert {action: run.counts[action] for action in ONCE} == dict.fromkeys(ONCE, ranks)
-    for action, of_whom in (
-        ("RunInstances", "ClientToken"),
-        ("AttachVolume", "VolumeId"),
-        ("DeleteVolume", "VolumeId"),
-    ):
-        assert len({call["params"][of_whom] for call in run.calls if call["action"] == action}) == ranks
+    run.check_once(ONCE)
     assert run.counts["TerminateInstances"] == 0
     # Handed out, collected; each for all of them in one call.
     assert run.counts["CreateTags"] <= 2

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import json
+import math
+import re
 from collections.abc import Iterable
+from types import MappingProxyType
 from typing import Any
 
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends._aws_memory import Memory
 from airflow_rankvol.backends._aws_rate import Limiter
 from airflow_rankvol.backends.aws import AwsBackend
+from airflow_rankvol.records import Tags
 from tests.clouds.aws.backend.kit import SETTLED_S, ZONE, console_of, settings
 from tests.clouds.aws.client import Double
 from tests.clouds.aws.conftest import AMI_PARAMETER
 from tests.clouds.common.clocks import AnyClock
 from tests.clouds.common.crash.disks import finished, ids_of
 from tests.clouds.common.crash.ground import OWNER, Ground
+from tests.clouds.common.crash.lives import Life
 
 _ANSWERED_S = 60
+_ID = re.compile(r"\b(?:vol|i)-[0-9a-f]{17}\b")
 
 
 def end(view: dict[str, Any], user_data: bytes) -> str | None:
@@ -40,6 +47,8 @@ class AwsGround(Ground):
     size = "1GB"
     #: EC2's listings show by then what was done last.
     noticed_s = 5.0
+    makers = ("CreateVolume", "RunInstances")
+    unseen = MappingProxyType({"visible_s": 20.0})
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -82,9 +91,28 @@ class AwsGround(Ground):
 
     def made(self, double: Any) -> Iterable[tuple[str, str]]:
         for call in double.calls():
-            if call["action"] in ("CreateVolume", "RunInstances"):
-                tags = {tag["Key"]: tag["Value"] for tag in call["params"]["TagSpecifications"][0]["Tags"]}
-                yield from ((tags["Name"], made) for made in call["made"])
+            if call["action"] in self.makers:
+                yield from ((_tags(call)["Name"], made) for made in call["made"])
+
+    def lives(self, double: Any) -> Iterable[Life]:
+        there = double.state()["instances"]
+        calls = double.calls("RunInstances")
+        first = {made: call for call in reversed(calls) for made in call["made"]}
+        for node_id, call in first.items():
+            tags = Tags.from_dict(_tags(call))
+            assert tags is not None
+            yield Life(node_id, tags, call["at"], there[node_id]["EndedAt"] or math.inf)
+
+    def tags(self, volume: dict[str, Any]) -> Tags | None:
+        return Tags.from_dict(volume["Tags"])
+
+    def changed(self, call: dict[str, Any]) -> set[str]:
+        looks = call["action"].startswith(("Describe", "Get"))
+        return set() if looks else set(_ID.findall(json.dumps(call["params"])))
+
+
+def _tags(call: dict[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in call["params"]["TagSpecifications"][0]["Tags"]}
 
 
 def _patient(double: Double) -> Any:

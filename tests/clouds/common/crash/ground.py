@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.records import Tags
 from tests.clouds.common.client import Process
 from tests.clouds.common.clocks import AnyClock
+from tests.clouds.common.crash.lives import Life
 
 #: Whose the run is that dies.
 OWNER = "lab"
@@ -29,6 +31,10 @@ class Ground(ABC):
     size: ClassVar[str]
     #: So long after a death who comes next looks at the cloud, in seconds.
     noticed_s: ClassVar[float]
+    #: The calls that make a volume, and a node.
+    makers: ClassVar[tuple[str, str]]
+    #: The double's settings where no listing shows yet what was just made when somebody comes next.
+    unseen: ClassVar[Mapping[str, float]]
 
     @property
     def module(self) -> str:
@@ -62,6 +68,22 @@ class Ground(ABC):
     @abstractmethod
     def made(self, double: Process) -> Iterable[tuple[str, str]]:
         """Return the name and what never comes again of every volume and instance that was made."""
+
+    @abstractmethod
+    def lives(self, double: Process) -> Iterable[Life]:
+        """Return every instance that was launched, with its tags."""
+
+    @abstractmethod
+    def tags(self, volume: dict[str, Any]) -> Tags | None:
+        """Return the tags of ours of a volume in the double's state."""
+
+    @abstractmethod
+    def changed(self, call: dict[str, Any]) -> set[str]:
+        """Return the ids of the volumes and instances that a recorded call was to change; none for one that looks."""
+
+    def doubtful(self, _state: dict[str, Any]) -> set[str]:
+        """Return the volumes whose tags a call that was accepted has yet to change."""
+        return set()
 
     def bugs(self, double: Process) -> list[str]:
         """Return what the double did wrong itself."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.clouds.common.client import Process
 from tests.clouds.common.crash.ground import Ground
+from tests.clouds.common.crash.lives import superfluous
 from tests.clouds.common.crash.way import Journal, Way
 
 _ROOT = Path(__file__).resolve().parents[4]
@@ -95,13 +96,19 @@ class Scene:
     real: bool = False
     number: int = 0
 
-    def new(self) -> Path:
-        """Be as new, and return the journal of a run that has not begun."""
+    def new(self, *, seen: bool = True) -> Path:
+        """Be as new, and return the journal of a run that has not begun.
+
+        Args:
+            seen: whether listings show what was just made when somebody comes next.
+        """
         self.double.reset()
         if not self.real:
             self.double.freeze()
             self.double("end_nodes", script=self.ground.ending, after_s=2.0)
         self.ground.prepare(self.double)
+        if not seen:
+            self.double.settings(**self.ground.unseen)
         self.number += 1
         return self.folder / f"journal-{self.number}.json"
 
@@ -140,6 +147,24 @@ class Scene:
         volumes, nodes = self.ground.kinds
         left = {item for item, view in state[nodes].items() if self.ground.is_left(view)}
         return set(state[volumes]) - set(theirs[volumes]), left - set(theirs[nodes])
+
+    def results(self, theirs: dict[str, Any]) -> tuple[set[str], set[str]]:
+        """Return the volumes that a rank was handed and nobody has collected, and those that are just being marked."""
+        state = self.double.state()
+        kind = self.ground.kinds[0]
+        tags = {item: self.ground.tags(view) for item, view in state[kind].items() if item not in theirs[kind]}
+        found = {item for item, its in tags.items() if its and its.attempt > 0 and its.collected != its.key}
+        return found, self.ground.doubtful(state)
+
+    def touched(self, theirs: dict[str, Any]) -> list[str]:
+        """Return the calls that were to change what is somebody else's, whatever became of them."""
+        foreign = {item for kind in self.ground.kinds for item in theirs[kind]}
+        calls = [(call["action"], self.ground.changed(call) & foreign) for call in self.double.calls()]
+        return [f"{action} {', '.join(ids)}" for action, ids in calls if ids]
+
+    def superfluous(self, journal: Path, *, seen: bool = True) -> list[str]:
+        """Say which rank has had more nodes than tries, or two at once."""
+        return superfluous(self.ground.lives(self.double), Journal(journal).entries, seen=seen)
 
     def made_twice(self) -> dict[str, set[str]]:
         """Return the names under which more than one volume or instance was made."""

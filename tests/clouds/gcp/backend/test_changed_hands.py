@@ -1,0 +1,50 @@
+"""What has become somebody else's since it was looked at stays, whoever still has its id."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_rankvol.backends._gcp_labels import label_key
+from airflow_rankvol.backends._gcp_memory import FRESH_S
+from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.engine.reap import RunState, reap, survey
+from airflow_rankvol.errors import NotOurs
+from tests.clouds.gcp.backend.kit import ZONE, Lab
+
+
+def hand_over(lab: Lab, *paths: str) -> None:
+    """Give resources to another owner, as somebody does by hand; the description cannot be changed."""
+    api = lab.double.rest()
+    for path in paths:
+        raw = api.get(f"zones/{ZONE}/{path}")
+        labels = {**raw["labels"], label_key("owner"): "somebody"}
+        api.post(f"zones/{ZONE}/{path}/setLabels", {"labels": labels, "labelFingerprint": raw["labelFingerprint"]})
+    lab.settle()
+
+
+def test_neither_a_volume_nor_a_node_is_destroyed_for_its_owner_of_before(lab: Lab) -> None:
+    volume, node = lab.volume(), lab.node(lab.volume(1), rank=1)
+    assert lab.seen_volume(volume).tags and lab.seen_node(node).tags
+    hand_over(lab, f"disks/{volume.name}", f"instances/{node.name}")
+    with pytest.raises(NotOurs):  # of a node this counts at once
+        lab.backend.delete_node(node.id, lab.guard)
+    lab.settle(FRESH_S)  # so long a look at a volume counts
+    with pytest.raises(NotOurs):
+        lab.backend.delete_volume(volume.id, lab.guard)
+    assert (lab.count("disks.delete"), lab.count("instances.delete")) == (0, 0)
+
+
+def test_what_changes_hands_between_the_survey_and_the_reaping_stays(lab: Lab) -> None:
+    selector = Selector(lab.owner)
+    taken, ours = lab.volume(), lab.volume(1)
+    node = lab.node(lab.volume(2), rank=2)
+    findings = survey(lab.backend, selector, lambda _dag, _run: RunState.ENDED)
+    assert {taken.id, ours.id, node.id} <= {finding.resource.id for finding in findings if finding.remove}
+    hand_over(lab, f"disks/{taken.name}", f"instances/{node.name}")
+    lab.settle(FRESH_S)
+    gone, problems = reap(lab.backend, selector, findings)
+    assert gone == [ours.name]
+    assert {taken.label, node.label} <= set(problems)
+    state = lab.double.state()
+    assert taken.id in state["disks"]
+    assert state["instances"][node.id]["status"] == "RUNNING"
