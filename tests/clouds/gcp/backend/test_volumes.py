@@ -283,6 +283,16 @@ def test_many_volumes_come_in_pages(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     assert lab.count("disks.aggregatedList") == 3
 
 
+def test_what_nodes_boot_from_takes_no_room_on_a_page_of_volumes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", 3)
+    volumes = [lab.volume(rank) for rank in range(3)]
+    for rank, volume in enumerate(volumes):
+        lab.node(volume, rank=rank)
+    assert len(lab.double.state()["disks"]) == 6
+    assert {volume.id for volume in lab.see().volumes} == {volume.id for volume in volumes}
+    assert lab.count("disks.aggregatedList") == 1
+
+
 def test_an_observation_has_adopted_volumes_by_their_names_in_one_call(lab: Lab) -> None:
     names = tuple(f"shard-{rank}" for rank in range(12))
     lab.foreign_disk("shard-3")
