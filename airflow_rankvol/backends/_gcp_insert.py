@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_errors import OperationFailed, answered, code, of_operation
-from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_memory import Memory, same
+from airflow_rankvol.backends._gcp_removal import delete_disk
 from airflow_rankvol.backends._gcp_view import ROOT_LABEL, Raw, id_of, our_tags
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.records import Tags
@@ -98,18 +99,19 @@ def _existing(where: tuple[Gce, Memory], wanted: Insertion, tags: Tags, refusal:
     gce, memory = where
     found = gce.find(f"{wanted.path}/{wanted.name}", wanted.verb, wanted.name)
     if found is None:  # gone a moment ago, or only its boot disk is there
-        _check_boot_disk(gce, wanted, tags, refusal)
+        _check_boot_disk(where, wanted, tags, refusal)
         text = f"something of that name was still there a moment ago; it is tried again ({refusal.args[0]})"
         raise _error(NotReady, wanted, text) from refusal
     return _checked(memory, found, wanted, tags)
 
 
-def _check_boot_disk(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendError) -> None:
+def _check_boot_disk(where: tuple[Gce, Memory], wanted: Insertion, tags: Tags, refusal: BackendError) -> None:
     """Say whose disk has the name of a node's boot disk; one that is left of this very node is removed.
 
     Raises:
         VolumeConflict: it is somebody else's.
     """
+    gce, memory = where
     taken = _TAKEN.search(str(refusal.args[0]))
     if taken is None or wanted.path.endswith("/disks"):
         return
@@ -118,7 +120,7 @@ def _check_boot_disk(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendEr
     if disk is None or disk.get("status") == "DELETING" or disk.get("users"):
         return  # it is going, or another call has just launched the node
     if (disk.get("labels") or {}).get(ROOT_LABEL) == wanted.name and same(disk, tags):
-        gce.call("DELETE", path, wanted.verb, id_of(disk), requestId=once())
+        delete_disk(gce, memory, disk, wanted.verb)
         return
     theirs = our_tags(disk)
     whose = f"key {theirs.key!r} of owner {theirs.owner!r}" if theirs else "no tags of ours"
