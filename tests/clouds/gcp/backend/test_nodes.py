@@ -89,12 +89,17 @@ def test_spot_and_accelerators_are_asked_for(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("machine_type", "image"),
-    [("n2-standard-2", "debian-13"), ("t2a-standard-1", "debian-13-arm64"), ("c4-standard-2", "debian-13")],
+    [
+        ("n2-standard-2", "debian-13"),
+        ("t2a-standard-1", "debian-13-arm64"),
+        ("c4-standard-2", "debian-13"),
+        ("n4a-standard-2", "debian-13-arm64"),
+    ],
 )
 def test_the_default_image_is_the_newest_debian_on_a_disk_that_the_machine_takes(
     lab: Lab, machine_type: str, image: str
 ) -> None:
-    kind = "hyperdisk-balanced" if machine_type.startswith("c4") else "pd-balanced"
+    kind = "hyperdisk-balanced" if machine_type.startswith(("c4", "n4")) else "pd-balanced"
     node = lab.node(lab.volume(type=kind), machine_type=machine_type)
     boot = lab.double.state()["disks"][f"{ZONE}/{node.name}"]
     assert image.removesuffix("-arm64") in boot["sourceImage"]
