@@ -87,6 +87,9 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     assert run.counts["disks.setLabels"] == 2 * ranks
     # Right before a node goes: a volume must not go with it. Right before a volume goes: its name may be another's.
     assert run.counts["instances.get"] == run.counts["disks.get"] == ranks
+    # A requestId means one call: two with the same would be one operation.
+    tokens = [call["token"] for call in run.calls if call["token"] and not call["code"]]
+    assert len(set(tokens)) == len(tokens) == 6 * ranks
     # Nothing else, besides the waiting for operations.
     others = {
         "zoneOperations.wait",
