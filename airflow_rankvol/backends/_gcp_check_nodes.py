@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._gcp_labels import check_labels
 from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
 from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
-from airflow_rankvol.backends._gcp_types import FAMILIES, NO_BOOT, TYPES, family_of, takes
+from airflow_rankvol.backends._gcp_types import FAMILIES, NO_BOOT, TYPES, boot_type_of, family_of, takes
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
+
+log = logging.getLogger(__name__)
 
 _ACCOUNT = re.compile(r"default|[^@\s]+@[^@\s]+")
 #: RFC 1035 (discovery document, Tags.items).
@@ -176,7 +179,13 @@ def _check_machine(machine: MachineType, template: NodeTemplate, where: str, dis
             f"{where}.machine_type: {machine.name} takes {machine.max_disks} disks besides the one that it boots from; "
             f"each rank has {count} volumes. Use a larger machine type, or fewer mounts"
         )
-    for kind in (*kinds, *([template.root_type] if template.root_type else [])):
+    boot = template.root_type or boot_type_of(machine.name)
+    if family_of(machine.name) not in FAMILIES:
+        log.warning(
+            "%s.machine_type: the family of %s is not known here: whether it takes disks of type %s, only its launch "
+            "tells (docs/gcp.md has a table)", where, machine.name, ", ".join(sorted({boot, *kinds})),
+        )  # fmt: skip
+    for kind in (*kinds, boot):
         if not takes(machine.name, machine.cpus, kind):
             able = sorted(FAMILIES.get(family_of(machine.name), ()))
             raise ConfigError(

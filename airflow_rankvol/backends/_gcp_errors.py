@@ -78,6 +78,22 @@ _KEY = Meaning(
     "Give Compute Engine's service agent the role Cloud KMS CryptoKey Encrypter/Decrypter on the key, or name another",
 )
 
+_CONDITION = Meaning(FinalError, "The message says what does not hold; once it does, clear the task")
+
+#: An organisation's policy refuses with a call's 412 conditionNotMet (GoogleCloudPlatform/compute-image-tools#1476) or
+#: an operation's CONDITION_NOT_MET (2i2c-org/infrastructure#489); a custom one has ``customConstraints/custom.NAME``.
+_CONSTRAINT = re.compile(r"\b(?:constraints|customConstraints)/[A-Za-z]\w*(?:\.\w+)+")
+#: What a job can do about some of them (Resource Manager's documentation, "Organization policy constraints").
+_INSTEAD = {
+    "constraints/compute.vmExternalIpAccess": "Leave NodeTemplate.external_ip out",
+    "constraints/compute.trustedImageProjects": "Name an image of a project that is allowed (NodeTemplate.image)",
+    "constraints/compute.requireShieldedVm": "Name an image that Shielded VM supports (NodeTemplate.image)",
+    "constraints/gcp.resourceLocations": "Name other zones (NodeTemplate.zones)",
+    "constraints/gcp.restrictNonCmekServices": "Name a key (VolumeTemplate.kms_key)",
+}
+#: "Labels fingerprint either invalid or resource labels have changed": who reads again and sets again gets through.
+_FINGERPRINT = re.compile(r"\bfingerprint\b", re.IGNORECASE)
+
 #: Reasons of calls (in Google's camel case) and codes of operations (upper case). From the reference of Compute
 #: Engine's REST API ("Troubleshooting API errors"), its resource availability errors, and errors seen in the field,
 #: which the double of the tests cites.
@@ -88,13 +104,17 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("operationRateExceeded", "resourceOperationRateExceeded"), _SLOW),
     # The cloud's own trouble.
     **dict.fromkeys(("backendError", "internalError", "INTERNAL_ERROR", "BACKEND_ERROR", "TIMEOUT"), _AGAIN),
-    **dict.fromkeys(("conditionNotMet", "CONDITION_NOT_MET", "ABORTED"), _AGAIN),
+    "ABORTED": _AGAIN,
+    **dict.fromkeys(("conditionNotMet", "CONDITION_NOT_MET"), _CONDITION),
     # Nothing to be had now.
     **dict.fromkeys(("ZONE_RESOURCE_POOL_EXHAUSTED", "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"), _CAPACITY),
     **dict.fromkeys(("RESOURCE_POOL_EXHAUSTED", "zoneResourcePoolExhausted", "STOCKOUT"), _CAPACITY),
     "IP_SPACE_EXHAUSTED": Meaning(NoCapacity, "The subnet has no address left; name another one"),
     "IP_SPACE_EXHAUSTED_WITH_DETAILS": Meaning(NoCapacity, "The subnet has no address left; name another one"),
     # Quotas.
+    "dailyLimitExceeded": Meaning(
+        QuotaExceeded, "The project's requests of the day are used up; ask for more on the console's page of quotas"
+    ),
     **dict.fromkeys(("quotaExceeded", "QUOTA_EXCEEDED", "CPU_QUOTA_EXCEEDED", "GPU_QUOTA_EXCEEDED"), _QUOTA),
     **dict.fromkeys(
         ("limitExceeded", "LIMIT_EXCEEDED"),
@@ -128,7 +148,7 @@ TABLE: dict[str, Meaning] = {
     "VPC_SERVICE_CONTROLS": Meaning(AuthDenied, "A service perimeter forbids it; ask who looks after it"),
 }
 #: Where a code is not in the table.
-_BY_STATUS = {401: _CREDENTIALS, 403: _RIGHT, 408: _AGAIN, 409: _SOON, 412: _AGAIN, 429: _SLOW}
+_BY_STATUS = {401: _CREDENTIALS, 403: _RIGHT, 408: _AGAIN, 409: _SOON, 412: _CONDITION, 429: _SLOW}
 _PERMISSION = re.compile(r"'((?:[a-z][A-Za-z]*\.){2,}[A-Za-z]+)'")
 
 
@@ -138,13 +158,7 @@ def answered(error: ApiError, verb: str, resource: str, action: str = "") -> Bac
     Args:
         action: what was called.
     """
-    meaning = TABLE.get(error.code) or _BY_STATUS.get(error.status)
-    if meaning is None:
-        meaning = (
-            _AGAIN
-            if error.status >= 500 and error.status != 501
-            else Meaning(FinalError, "See Compute Engine's API errors")
-        )
+    meaning = _meaning(error)
     step = meaning.step
     permission = _PERMISSION.search(error.message)
     if meaning is _RIGHT and permission:
@@ -156,6 +170,25 @@ def answered(error: ApiError, verb: str, resource: str, action: str = "") -> Bac
     made = meaning.error(text, backend="gcp", verb=verb, resource=resource)
     made.__cause__ = error
     return made
+
+
+def _meaning(error: ApiError) -> Meaning:
+    known = TABLE.get(error.code) or _BY_STATUS.get(error.status)
+    constraint = _CONSTRAINT.search(error.message)
+    if constraint and known in (None, _CONDITION, _RIGHT, _ASKED):
+        instead = _INSTEAD.get(constraint[0], "Change the job")
+        return Meaning(
+            AuthDenied,
+            f"The organisation's policy {constraint[0]} forbids it. {instead}, or ask who looks after the policies for "
+            "an exception",
+        )
+    if known is _CONDITION and _FINGERPRINT.search(error.message):
+        return _AGAIN
+    if known is not None:
+        return known
+    # What answers 200 without JSON is something in between: a proxy, a page to sign in.
+    again = error.status // 100 == 2 or (error.status >= 500 and error.status != 501)
+    return _AGAIN if again else Meaning(FinalError, "See Compute Engine's API errors")
 
 
 def no_answer(exc: Exception, verb: str, resource: str) -> BackendError:
@@ -219,11 +252,13 @@ def of_answer(status: int, found: Any, text: str) -> ApiError:
 
 
 def of_operation(operation: Mapping[str, Any]) -> OperationFailed | None:
-    """Return the error that an operation ended with, if any; of several the first that the table knows."""
+    """Return the error that an operation ended with, if any; of several one that repeating the call cannot help."""
     errors: Sequence[Mapping[str, Any]] = (operation.get("error") or {}).get("errors") or ()
     if not errors:
         return None
-    worst = next((error for error in errors if error.get("code") in TABLE), errors[0])
+    known = [error for error in errors if error.get("code") in TABLE]
+    final = [error for error in known if issubclass(TABLE[error["code"]].error, FinalError)]
+    worst = next(iter([*final, *known, *errors]))
     message = "; ".join(filter(None, (_told(error) for error in errors)))
     return OperationFailed(int(operation.get("httpErrorStatusCode") or 0), str(worst.get("code", "")), message)
 

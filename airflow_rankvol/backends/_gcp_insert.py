@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from typing import Any
 
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_errors import OperationFailed, answered, code, of_operation
-from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_memory import Memory, same
+from airflow_rankvol.backends._gcp_removal import delete_disk
 from airflow_rankvol.backends._gcp_view import ROOT_LABEL, Raw, id_of, our_tags
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.records import Tags
@@ -43,6 +46,15 @@ class Insertion:
         """Its name."""
         return str(self.body["name"])
 
+    @property
+    def request(self) -> str:
+        """What the requestId stands for: the token with the body, for it may not be used with another one.
+
+        A run that got a deleted one's id asks for the same name with other contents; that the name is unique keeps
+        either from being made twice.
+        """
+        return f"{self.token}/{hashlib.sha256(json.dumps(self.body, sort_keys=True).encode()).hexdigest()}"
+
 
 def insert(gce: Gce, memory: Memory, wanted: Insertion, tags: Tags) -> Raw:
     """Make something and wait until it is there, or return what has that name; Google does the waiting.
@@ -63,7 +75,7 @@ def insert(gce: Gce, memory: Memory, wanted: Insertion, tags: Tags) -> Raw:
         try:
             operation = gce.call(
                 "POST", wanted.path, wanted.verb, wanted.name, body=wanted.body,
-                requestId=memory.request_id(wanted.token),
+                requestId=memory.request_id(wanted.request),
             )  # fmt: skip
         except BackendError as exc:
             if code(exc) != "alreadyExists":
@@ -74,7 +86,7 @@ def insert(gce: Gce, memory: Memory, wanted: Insertion, tags: Tags) -> Raw:
         found = None if of_operation(operation) else gce.find(f"{wanted.path}/{wanted.name}", wanted.verb, wanted.name)
         if found is not None:
             return _checked(memory, found, wanted, tags)
-        memory.spend(wanted.token)
+        memory.spend(wanted.request)
     error = of_operation(operation)
     if error is not None:
         raise answered(error, wanted.verb, wanted.name, str(operation.get("operationType"))) from error
@@ -87,7 +99,7 @@ def _awaited(gce: Gce, memory: Memory, wanted: Insertion, operation: dict[str, A
     except BackendError as exc:
         # It is over: the same requestId would only repeat this answer. What was wrong with the asking tells nothing.
         if isinstance(exc.__cause__, OperationFailed):
-            memory.spend(wanted.token)
+            memory.spend(wanted.request)
         raise
     known = {"id": done.get("targetId"), "creationTimestamp": done.get("insertTime"), "status": wanted.status}
     asked = {name: value for name, value in wanted.body.items() if name not in _LARGE}
@@ -98,18 +110,19 @@ def _existing(where: tuple[Gce, Memory], wanted: Insertion, tags: Tags, refusal:
     gce, memory = where
     found = gce.find(f"{wanted.path}/{wanted.name}", wanted.verb, wanted.name)
     if found is None:  # gone a moment ago, or only its boot disk is there
-        _check_boot_disk(gce, wanted, tags, refusal)
+        _check_boot_disk(where, wanted, tags, refusal)
         text = f"something of that name was still there a moment ago; it is tried again ({refusal.args[0]})"
         raise _error(NotReady, wanted, text) from refusal
     return _checked(memory, found, wanted, tags)
 
 
-def _check_boot_disk(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendError) -> None:
+def _check_boot_disk(where: tuple[Gce, Memory], wanted: Insertion, tags: Tags, refusal: BackendError) -> None:
     """Say whose disk has the name of a node's boot disk; one that is left of this very node is removed.
 
     Raises:
         VolumeConflict: it is somebody else's.
     """
+    gce, memory = where
     taken = _TAKEN.search(str(refusal.args[0]))
     if taken is None or wanted.path.endswith("/disks"):
         return
@@ -118,7 +131,7 @@ def _check_boot_disk(gce: Gce, wanted: Insertion, tags: Tags, refusal: BackendEr
     if disk is None or disk.get("status") == "DELETING" or disk.get("users"):
         return  # it is going, or another call has just launched the node
     if (disk.get("labels") or {}).get(ROOT_LABEL) == wanted.name and same(disk, tags):
-        gce.call("DELETE", path, wanted.verb, id_of(disk), requestId=once())
+        delete_disk(gce, memory, disk, wanted.verb)
         return
     theirs = our_tags(disk)
     whose = f"key {theirs.key!r} of owner {theirs.owner!r}" if theirs else "no tags of ours"

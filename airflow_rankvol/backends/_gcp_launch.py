@@ -23,6 +23,8 @@ DEFAULT_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _SCOPE = "https://www.googleapis.com/auth/"
 #: Compute Engine's documentation, "Limit the run time of a VM": 30 seconds to 120 days.
 SHORTEST_S, LONGEST_S = 30, 120 * 24 * 3600
+#: The rank of the disk that a node boots from. Lists of ranks' volumes are filtered by it.
+NO_RANK = -1
 #: So much later than the node's own timer Compute Engine ends it: what ends by itself leaves its report.
 GRACE_S = 300
 
@@ -95,7 +97,7 @@ def _boot(request: NodeRequest, machine: Machine, places: Places) -> dict[str, A
 def root_tags(node: Tags) -> Tags:
     """Return the tags of the disk that a node boots from: of no rank, and nothing that anybody would miss."""
     return Tags(
-        owner=node.owner, dag=node.dag, run=node.run, group=node.group, key=node.key, expiry=node.expiry,
+        owner=node.owner, dag=node.dag, run=node.run, group=node.group, key=node.key, rank=NO_RANK, expiry=node.expiry,
         reclaim=ReclaimPolicy.DELETE_ALWAYS,
     )  # fmt: skip
 

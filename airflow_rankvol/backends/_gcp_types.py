@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,11 +52,14 @@ _NO_EXTREME = _HYPER - {"hyperdisk-extreme"}
 _FAST = _HYPER - {"hyperdisk-throughput"}
 
 #: Machine family → disk types that it takes (Compute Engine's documentation, "Machine families resource and comparison
-#: guide" and "Hyperdisk: machine type support"). A family that is not here is left to Compute Engine to judge.
+#: guide" and "About Hyperdisk", machine series support; for N4A, N4D and A4X, which take Hyperdisk only, also
+#: nextflow-io/nextflow#6841 and the attach limits of kubernetes-sigs/gcp-compute-persistent-disk-csi-driver). Of G4,
+#: H4D and Z4, which Hyperdisk is Compute Engine's to judge; so is a family that is not here.
 FAMILIES: dict[str, frozenset[str]] = {
     "a2": _PD,
     "a3": _SOLID | _HYPER,
     "a4": _FAST,
+    "a4x": _FAST,
     "c2": _PD,
     "c2d": _PD,
     "c3": _SOLID | _HYPER,
@@ -67,17 +71,29 @@ FAMILIES: dict[str, frozenset[str]] = {
     "f1": _PD,
     "g1": _PD,
     "g2": _SOLID | {"hyperdisk-throughput"},
+    "g4": _HYPER,
     "h3": _NO_EXTREME,
+    "h4d": _HYPER,
     "m1": _PD | {"pd-extreme"} | _FAST,
     "m2": _PD | {"pd-extreme"} | _FAST,
     "m3": _SOLID | {"pd-extreme"} | _HYPER,
+    "m4": _FAST,
     "n1": _PD,
     "n2": _PD | {"pd-extreme", "hyperdisk-throughput", "hyperdisk-extreme"},
     "n2d": _PD | {"hyperdisk-throughput"},
     "n4": _NO_EXTREME,
+    "n4a": _NO_EXTREME,
+    "n4d": _NO_EXTREME,
     "t2a": _PD,
     "t2d": _PD | {"hyperdisk-throughput"},
+    "x4": _FAST,
+    "z3": _SOLID | _HYPER,
+    "z4d": _HYPER,
+    "z4m": _HYPER,
 }
+#: "All fourth-generation types like C4, N4, M4, and newer machine series" boot from Hyperdisk Balanced by default
+#: (discovery document, AttachedDiskInitializeParams.diskType).
+_HYPERDISK_FROM = 4
 #: Hyperdisk Extreme and Extreme Persistent Disk take large machines (ibid.): the least number of vCPUs.
 _EXTREME_FROM = {"c3": 88, "c4": 96, "c4a": 64, "c4d": 96, "m3": 64, "n2": 80}
 _PD_EXTREME_FROM = {"n2": 64}
@@ -88,7 +104,8 @@ NO_BOOT = frozenset({"hyperdisk-extreme", "hyperdisk-throughput"})
 #: Families that bring their accelerators, so that none is to be added (Compute Engine's documentation, "GPU machine
 #: types"); N1 takes them apart.
 WITH_ACCELERATORS = frozenset({"a2", "a3", "a4", "a4x", "g2", "g4"})
-ARM = frozenset({"t2a", "c4a", "n4a"})
+#: Ampere, Axion, and the Grace of GB200 in A4X (ibid., "Arm VMs on Compute" and "GPU machine types").
+ARM = frozenset({"t2a", "c4a", "n4a", "a4x"})
 
 
 def family_of(machine_type: str) -> str:
@@ -108,8 +125,11 @@ def moves(machine_type: str) -> bool:
 
 def boot_type_of(machine_type: str) -> str:
     """Return the disk type that a machine boots from unless the template names one."""
-    takes = FAMILIES.get(family_of(machine_type))
-    return next((kind for kind in BOOT_TYPES if takes is None or kind in takes), BOOT_TYPES[-1])
+    family = family_of(machine_type)
+    if family not in FAMILIES:
+        found = re.match(r"[a-z]+(\d+)", family)
+        return BOOT_TYPES[1] if found and int(found[1]) >= _HYPERDISK_FROM else BOOT_TYPES[0]
+    return next((kind for kind in BOOT_TYPES if kind in FAMILIES[family]), BOOT_TYPES[-1])
 
 
 def takes(machine_type: str, cpus: int, disk_type: str) -> bool:

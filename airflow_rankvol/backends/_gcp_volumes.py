@@ -16,6 +16,7 @@ from airflow_rankvol.backends._gcp_labels import changed
 from airflow_rankvol.backends._gcp_memory import Memory, once, same
 from airflow_rankvol.backends._gcp_names import filters_of
 from airflow_rankvol.backends._gcp_places import Places
+from airflow_rankvol.backends._gcp_removal import delete_disk
 from airflow_rankvol.backends._gcp_view import DISK_FIELDS, Raw, id_at, id_of, our_tags, split, volume_of
 from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy
@@ -52,22 +53,20 @@ class Volumes:
         return volume_of(known)
 
     def delete(self, volume_id: str, guard: Guard) -> None:
-        """Start deleting a volume of ours."""
-        zone, name = split(volume_id)
-        # A name without the run's key may be somebody else's by now.
-        raw = (self.memory.volume(volume_id) if guard.key in name else None) or self.get(volume_id, "delete_volume")
+        """Start deleting a volume of ours; one that is not what this process has last seen under its name is gone."""
+        _, name = split(volume_id)
+        seen = self.memory.volume(volume_id)
+        # As it is now: whose it is may have changed, and the name may be another disk's.
+        raw = self.get(volume_id, "delete_volume")
         if raw is None:
+            self.memory.forget_volume(volume_id)
             return
         guard.check(tags=our_tags(raw), name=name, backend="gcp", verb="delete_volume")
         tags = our_tags(raw)
         if tags is None or (tags.owner, tags.key) != (guard.owner, guard.key):
             self._check_only_one(name)
-        if raw.get("status") != "DELETING":
-            try:
-                self.gce.call("DELETE", f"zones/{zone}/disks/{name}", "delete_volume", volume_id, requestId=once())
-            except BackendError as exc:
-                if code(exc) != "notFound":
-                    raise
+        if raw.get("status") != "DELETING" and _same_disk(raw, seen):
+            delete_disk(self.gce, self.memory, raw, "delete_volume")
         self.memory.forget_volume(volume_id)
 
     def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> None:
@@ -206,6 +205,11 @@ def together(items: Sequence[T], call: Callable[[T], R]) -> list[R]:
 def _instance(node_id: str) -> str:
     zone, name = split(node_id)
     return f"zones/{zone}/instances/{name}"
+
+
+def _same_disk(raw: Raw, seen: Raw | None) -> bool:
+    """Say whether a disk is the one that this process saw last under its name, by their numbers."""
+    return seen is None or seen.get("id") in (None, raw.get("id"))
 
 
 def _check_ours(raw: Raw) -> None:

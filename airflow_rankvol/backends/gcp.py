@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
 from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Session
 from airflow_rankvol.backends._gcp_labels import label_key, short
+from airflow_rankvol.backends._gcp_launch import NO_RANK
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_nodes import Nodes
 from airflow_rankvol.backends._gcp_places import Places
@@ -27,6 +28,11 @@ from airflow_rankvol.spec.templates import NodeTemplate
 
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
+
+#: The filter that takes ranks' volumes and leaves out what nodes boot from, on the server. Every resource of ours has
+#: the label, so it says nothing of absent ones: of these the discovery document has only ``:*``, which asks for
+#: presence.
+OF_RANKS = f'labels.{label_key("rank")} != "{NO_RANK}"'
 
 
 class GcpBackend:
@@ -110,7 +116,6 @@ class GcpBackend:
             later = other.submit(self._volumes_of, group, where, zones)
             found = self._nodes_by(_of(group.owner, [group.key]), "observe", where, zones)
             nodes = [raw for raw in found if ours(raw)]
-            # What a node boots from is no volume of a rank.
             volumes = [raw for raw in later.result() if (ours(raw) and not is_root(raw)) or raw["name"] in names]
         self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
         self.memory.saw_nodes(nodes, ours)
@@ -118,7 +123,9 @@ class GcpBackend:
         return self._observation(volumes, nodes)
 
     def _volumes_of(self, group: Group, where: str, zones: Collection[str] | None) -> list[Raw]:
-        found: list[Raw] = [*self._volumes_by(_of(group.owner, sorted(group.keys)), "observe", where, zones)]
+        # What a node boots from is no volume of a rank: there are as many of these, and they would fill half of a page.
+        wanted = all_of(_of(group.owner, sorted(group.keys)), OF_RANKS)
+        found: list[Raw] = [*self._volumes_by(wanted, "observe", where, zones)]
         if group.names:
             there = {id_of(raw) for raw in found}
             named = self.volumes.named(group.names, "observe", where)

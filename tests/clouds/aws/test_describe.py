@@ -173,4 +173,4 @@ def test_describing_thousands_of_volumes_by_tag_is_fast(ec2: Any, double: Double
     started = time.monotonic()
     assert len(volumes(ec2, Filters=by(tag__owner="me", tag__group="2"))) == 250
     assert len(volumes(ec2, Filters=by(tag__rank="789"))) == 1
-    assert time.monotonic() - started < 1  # moto alone: 3 s, and four times that for twice as many
+    assert time.monotonic() - started < 2  # moto alone: 3 s, and four times that for twice as many

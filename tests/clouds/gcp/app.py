@@ -16,6 +16,7 @@ from tests.clouds.gcp.calls import Reader, Request
 from tests.clouds.gcp.control import Control
 from tests.clouds.gcp.errors import GceError
 from tests.clouds.gcp.gce import Gce
+from tests.clouds.gcp.promises import broken
 from tests.clouds.gcp.rights import Rights
 from tests.clouds.gcp.services import Services
 
@@ -52,6 +53,7 @@ class App:
         call.at = self.gce.world.clock.shown()
         started = time.monotonic()
         self.recorder.add(call)
+        self.bugs += broken(call.agent, call.action, request.body)
         try:
             status, headers, body = self._answer(request, call)
         except GceError as error:

@@ -96,7 +96,7 @@ class Attachments:
         instance = self._world.instances.find(params["zone"], params["instance"])
         # Several disks may be attached to an instance at the same time, each by a request of its own.
         action = f"instances.attachDisk:{body.get('source', '').rpartition('/')[2]}"
-        if found := self._operations.recall(action, instance.link, request_id):
+        if found := self._operations.recall(action, instance.link, request_id, body):
             return found
         if params.get("forceAttach"):
             # disc, AttachedDisk.forceAttach: "If you try to force attach a zonal disk … you will receive an error".
@@ -165,7 +165,7 @@ class Attachments:
         request_id, device = checked_request_id(params), params["deviceName"]
         instance = self._world.instances.find(params["zone"], params["instance"])
         action = f"instances.setDiskAutoDelete:{device}"
-        if found := self._operations.recall(action, instance.link, request_id):
+        if found := self._operations.recall(action, instance.link, request_id, params["autoDelete"]):
             return found
         _check_ready(instance)
         attached = next((a for a in instance.disks if a.device == device), None)

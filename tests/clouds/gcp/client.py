@@ -19,7 +19,11 @@ class Double(Process):
     package = "tests.clouds.gcp"
 
     def bugs(self) -> list[str]:
-        """Return what the double itself did wrong: answers that are not as the discovery document has them."""
+        """Return what must be nothing at a test's end.
+
+        What the double itself did wrong, such as answers that are not as the discovery document has them, and which
+        promises the provider's calls broke (``promises``).
+        """
         found: list[str] = self("bugs")
         return found
 
@@ -63,9 +67,9 @@ class Double(Process):
             "universe_domain": UNIVERSE,
         }
 
-    def rest(self) -> Rest:
+    def rest(self, agent: str = "tests") -> Rest:
         """Return a plain client for the double's APIs; it does not retry."""
-        return Rest(self.url)
+        return Rest(self.url, agent)
 
 
 @functools.cache
@@ -92,12 +96,12 @@ class Refused(Exception):
 class Rest:
     """Calls of Compute Engine's by path, and one word for each that tests often need."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, agent: str) -> None:
         import requests
 
         self.url = url
         self._session = requests.Session()
-        self._session.headers["User-Agent"] = "tests"
+        self._session.headers["User-Agent"] = agent
 
     def __call__(self, http: str, path: str, body: Any = None, **query: Any) -> Any:
         """Do a call; ``path`` is what comes after the project, or is whole when it begins with a slash."""

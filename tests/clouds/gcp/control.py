@@ -62,7 +62,7 @@ class Control(BaseControl):
         self._gce.clear()
 
     def do_bugs(self) -> list[str]:
-        """Return what the double did wrong itself."""
+        """Return what the double did wrong itself, and which promises the provider's calls broke."""
         return list(self._bugs)
 
     def do_actions(self, access_key: str = "") -> list[str]:

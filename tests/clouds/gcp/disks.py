@@ -118,7 +118,7 @@ class Disks:
         if "sourceImage" in params:
             body = {**body, "sourceImage": params["sourceImage"]}
         link = f"projects/{PROJECT}/zones/{zone}/disks/{body['name']}"
-        if found := self._operations.recall("disks.insert", link, request_id):
+        if found := self._operations.recall("disks.insert", link, request_id, body):
             return found
         disk = self._maker.make(zone, body)
         if (zone, disk.name) in self._world.disks:
@@ -173,7 +173,7 @@ class Disks:
         """disks.setLabels: with the fingerprint of what was read."""
         request_id = checked_request_id(params)
         disk = self._world.disks.find(params["zone"], params["resource"])
-        if found := self._operations.recall("disks.setLabels", disk.link, request_id):
+        if found := self._operations.recall("disks.setLabels", disk.link, request_id, body):
             return found
         if body.get("labelFingerprint") != fingerprint(sorted(disk.labels.items())):
             raise stale("Labels")

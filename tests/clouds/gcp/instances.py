@@ -48,7 +48,7 @@ class Instances:
         """instances.insert: accepted, it is there at once; it may yet vanish, and its operation says why."""
         zone, request_id = params["zone"], checked_request_id(params)
         link = f"projects/{PROJECT}/zones/{zone}/instances/{body['name']}"
-        if found := self._operations.recall("instances.insert", link, request_id):
+        if found := self._operations.recall("instances.insert", link, request_id, body):
             return found
         instance, disks = self._launcher.order(zone, body)
         failure = self._failure(instance, disks)
@@ -147,7 +147,7 @@ class Instances:
             before, instance.labels = instance.labels, check_labels(body.get("labels", {}), "labels")
             return lambda: setattr(instance, "labels", before)
 
-        return self._update(params, "instances.setLabels", instance, (check, apply))
+        return self._update(("instances.setLabels", params, body), instance, (check, apply))
 
     def set_metadata(self, params: Json, body: Json) -> Json:
         """instances.setMetadata: with the fingerprint of what was read (disc, Metadata.fingerprint)."""
@@ -162,18 +162,17 @@ class Instances:
             before, instance.metadata = instance.metadata, check_metadata(body, "metadata")
             return lambda: setattr(instance, "metadata", before)
 
-        return self._update(params, "instances.setMetadata", instance, (check, apply))
+        return self._update(("instances.setMetadata", params, body), instance, (check, apply))
 
     def _update(
         self,
-        params: Json,
-        action: str,
+        call: tuple[str, Json, Json],
         instance: Instance,
         change: tuple[Callable[[], None], Callable[[], Callable[[], None]]],
     ) -> Json:
-        check, apply = change
+        (action, params, body), (check, apply) = call, change
         request_id = checked_request_id(params)
-        if found := self._operations.recall(action, instance.link, request_id):
+        if found := self._operations.recall(action, instance.link, request_id, body):
             return found
         if instance.busy or instance.status == "STOPPING":
             raise not_ready(instance.link)

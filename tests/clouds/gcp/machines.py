@@ -28,11 +28,12 @@ FAMILIES: dict[str, frozenset[str]] = {
     "n2": _PD | {"hyperdisk-throughput", "hyperdisk-extreme"},
     "n2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
     "n4": _HYPER - {"hyperdisk-extreme"},
+    "n4a": _HYPER - {"hyperdisk-extreme"},
     "t2a": _PD - {"pd-extreme"},
     "t2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
 }
 _EXTREME_FROM = {"a3": 1, "a4": 1, "c3": 88, "c4": 96, "c4a": 64, "m3": 64, "n2": 80}
-_ARM = ("t2a", "c4a")
+_ARM = ("t2a", "c4a", "n4a")
 _ACCELERATORS = {"a2": "nvidia-tesla-a100", "a3": "nvidia-h100-80gb", "a4": "nvidia-b200", "g2": "nvidia-l4"}
 
 
@@ -55,12 +56,12 @@ class MachineType:
     def max_disks(self) -> int:
         """How many disks it takes, the boot disk included.
 
-        CLOUD_FACTS, csi: 128; shared-core types 16; N4 16 up to 8 CPUs, then 32; C4 by its CPUs, from 8 to 128
+        CLOUD_FACTS, csi: 128; shared-core types 16; N4 and N4A 16 up to 8 CPUs, then 32; C4 by its CPUs, from 8 to 128
         [U: the steps between].
         """
         if self.shared:
             return 16
-        if self.family == "n4":
+        if self.family in ("n4", "n4a"):
             return 16 if self.cpus <= 8 else 32
         if self.family in ("c4", "c4a"):
             return next(
@@ -127,6 +128,7 @@ def _types() -> dict[str, MachineType]:
         "n2": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
         "n2d": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224),
         "n4": (2, 4, 8, 16, 32, 48, 64, 80),
+        "n4a": (1, 2, 4, 8, 16, 32, 48, 64),
         "t2a": (1, 2, 4, 8, 16, 32, 48),
         "t2d": (1, 2, 4, 8, 16, 32, 48, 60),
     }

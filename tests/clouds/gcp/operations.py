@@ -61,22 +61,35 @@ class Operations:
     def __init__(self, world: World) -> None:
         self._world = world
         self._lister: Lister[Operation] = Lister("zones", "operations", "operation")
-        self._by_request: dict[tuple[str, str, str], Operation] = {}
+        self._by_request: dict[str, Operation] = {}
+        self._asked: dict[str, tuple[str, str, Any]] = {}  # requestId → what it was asked with last
         self.late: list[Late] = []
 
     def clear(self) -> None:
         """Forget all, and what was scripted."""
         self._by_request.clear()
+        self._asked.clear()
         self.late.clear()
 
-    def recall(self, action: str, target: str, request_id: str) -> dict[str, Any] | None:
+    def recall(self, action: str, target: str, request_id: str, body: Any = None) -> dict[str, Any] | None:
         """Return the operation of an earlier, equal request; a failed one as well, so that a retry needs a new id.
 
         disc: "the server can check if original operation with the same request ID was received, and if so, will
-        ignore the second request". [U] what the same id does for another method or resource: here it is a new request.
+        ignore the second request". "Specify a unique request ID": the same one for another method, resource or body is
+        refused here, as whoever sends that has a bug; [U] what Compute Engine does with it.
+
+        Raises:
+            GceError: the id stands for another request.
         """
-        found = self._by_request.get((action, target, request_id)) if request_id else None
-        return found.view() if found else None
+        if not request_id:
+            return None
+        found, asked = self._by_request.get(request_id), (action, target, body)
+        if found is None:
+            self._asked[request_id] = asked  # a refused request leaves it free
+            return None
+        if self._asked[request_id] != asked:
+            raise invalid("requestId", request_id, "It was used for another request already.")
+        return found.view()
 
     def start(
         self,
@@ -103,7 +116,7 @@ class Operations:
         operation = self._new(name.partition(".")[2], target, request_id)
         failure = self._scripted(name, f"{target.link} {part}") or failure
         if request_id:
-            self._by_request[action, target.link, request_id] = operation
+            self._by_request[request_id] = operation
         if alone:
             target.busy = operation.name
 
@@ -162,7 +175,7 @@ class Operations:
     def _forget(self, operation: Operation) -> None:
         self._world.operations.pop((operation.zone, operation.name), None)
         for key in [key for key, found in self._by_request.items() if found is operation]:
-            del self._by_request[key]
+            del self._by_request[key], self._asked[key]
 
     # -- the calls
 

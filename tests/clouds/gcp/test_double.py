@@ -18,6 +18,7 @@ import requests
 
 from tests.clouds.gcp.client import ZONE, Double, Rest
 from tests.clouds.gcp.conftest import wish
+from tests.clouds.gcp.promises import AGENT
 
 DISKS, INSTANCES = f"zones/{ZONE}/disks", f"zones/{ZONE}/instances"
 
@@ -68,6 +69,25 @@ def test_a_bug_of_the_double_is_told_to_everybody(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="doubleHasABug"):
             double.rest().get("regions/us-central1")
         assert "PLATES" in double.bugs()[0]
+
+
+@pytest.mark.parametrize(
+    ("promise", "kept"), [({"autoDelete": False}, True), ({"autoDelete": True}, False), ({}, False)]
+)
+def test_a_volume_of_the_provider_that_may_go_with_its_node_fails_the_test(
+    double: Double, make_disk: Any, done: Any, promise: dict[str, bool], kept: bool
+) -> None:
+    make_disk("first")
+    make_disk("second")
+    ours, body = double.rest(AGENT), wish("node", "first")
+    body["disks"][1] |= promise
+    done(ours.post(f"zones/{ZONE}/instances", body))
+    ours.post(f"zones/{ZONE}/instances/node/attachDisk", {"source": f"zones/{ZONE}/disks/second", **promise})
+    found = double.bugs()
+    double.reset()
+    assert [text.partition(": ")[0] for text in found] == (
+        [] if kept else ["compute:instances.insert", "compute:instances.attachDisk"]
+    )
 
 
 def test_a_reset_makes_it_new(api: Rest, double: Double, make_disk: Any, launch: Any) -> None:

@@ -142,3 +142,20 @@ def test_an_instance_can_have_accelerators(api: Rest, done: Any) -> None:
     assert "error" not in done(api.post(INSTANCES, gpu("n1-standard-2", onHostMaintenance="TERMINATE")))
     [card] = api.get(NODE)["guestAccelerators"]
     assert card["acceleratorType"].endswith("nvidia-tesla-t4")
+
+
+@pytest.mark.parametrize("goes", [True, False])
+def test_a_launch_that_fails_late_takes_its_new_disks_with_it_and_lets_go_of_the_others(
+    api: Rest, double: Double, make_disk: Any, done: Any, goes: bool
+) -> None:
+    """[U] of one that was told to stay: it was made for an instance that there never was."""
+    double("fail_later", action="instances.insert", code="INTERNAL_ERROR")
+    body = wish("node", make_disk())
+    body["disks"][0]["autoDelete"] = goes
+    operation = api.post(INSTANCES, body)
+    assert set(double.state()["disks"]) == {f"{ZONE}/disk", f"{ZONE}/node"}
+    assert done(operation)["error"]["errors"][0]["code"] == "INTERNAL_ERROR"
+    assert double.state()["instances"] == {}
+    assert list(double.state()["disks"]) == [f"{ZONE}/disk"]
+    assert "users" not in api.get(f"{DISKS}/disk")
+    assert "error" not in done(api.post(INSTANCES, wish("node", "disk")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,25 +104,53 @@ def test_the_same_request_twice_is_one_operation(api: Rest, done: Any, refuses: 
     assert api.post(DISKS, {"name": "disk"}, requestId=same)["status"] == "DONE"
     with refuses("alreadyExists", 409):
         api.post(DISKS, {"name": "disk"}, requestId=str(uuid.uuid4()))
-    gone = api.delete(f"{DISKS}/disk", requestId=same)
+    other = str(uuid.uuid4())
+    gone = api.delete(f"{DISKS}/disk", requestId=other)
     assert gone["name"] != first["name"]
     done(gone)
-    assert api.delete(f"{DISKS}/disk", requestId=same)["name"] == gone["name"]
+    assert api.delete(f"{DISKS}/disk", requestId=other)["name"] == gone["name"]
     # It stands for the disk that is gone as well: a new one takes a new id.
     assert api.post(DISKS, {"name": "disk"}, requestId=same)["name"] == first["name"]
     with refuses("notFound", 404):
         api.get(f"{DISKS}/disk")
 
 
-def test_the_same_id_for_another_resource_is_another_request(api: Rest, double: Double) -> None:
+def test_an_id_stands_for_one_request_of_one_resource(api: Rest, double: Double, make_disk: Any, refuses: Any) -> None:
+    """Whoever sends it with another resource, method or body has a bug."""
     same = str(uuid.uuid4())
-    names = [
-        api.post(DISKS, {"name": "disk"}, requestId=same)["name"],
-        api.post(DISKS, {"name": "other"}, requestId=same)["name"],
-        api.post(f"zones/{OTHER_ZONE}/disks", {"name": "disk"}, requestId=same)["name"],
-        api.post(f"zones/{ZONE}/instances", wish(), requestId=same)["name"],
-    ]
-    assert len(set(names)) == 4
+    make_disk("there")
+    api.post(DISKS, {"name": "disk"}, requestId=same)
+    tries: tuple[Callable[[], Any], ...] = (
+        lambda: api.post(DISKS, {"name": "other"}, requestId=same),
+        lambda: api.post(DISKS, {"name": "disk", "sizeGb": "20"}, requestId=same),
+        lambda: api.post(f"zones/{OTHER_ZONE}/disks", {"name": "disk"}, requestId=same),
+        lambda: api.post(f"zones/{ZONE}/instances", wish(), requestId=same),
+        lambda: api.delete(f"{DISKS}/there", requestId=same),
+    )
+    for again in tries:
+        with refuses("invalid", 400, "used for another request"):
+            again()
+    assert set(double.state()["disks"]) == {f"{ZONE}/disk", f"{ZONE}/there"}
+
+
+def test_an_id_of_changes_stands_for_their_body(api: Rest, make_disk: Any, launch: Any, refuses: Any) -> None:
+    node, other = f"zones/{ZONE}/instances/{launch('node', make_disk())}", str(uuid.uuid4())
+    labels = {"labels": {"a": "1"}, "labelFingerprint": api.get(node)["labelFingerprint"]}
+    of_disk = {"labels": {"a": "1"}, "labelFingerprint": api.get(f"{DISKS}/disk")["labelFingerprint"]}
+    for place, body, more in (
+        (f"{node}/setLabels", labels, {"labels": {"a": "2"}}),
+        (f"{node}/setMetadata", {"fingerprint": api.get(node)["metadata"]["fingerprint"]}, {"items": []}),
+        (f"{DISKS}/disk/setLabels", of_disk, {"labels": {}}),
+    ):
+        same = str(uuid.uuid4())
+        first = api.post(place, body, requestId=same)
+        assert api.post(place, body, requestId=same)["name"] == first["name"]
+        with refuses("invalid", 400, "used for another request"):
+            api.post(place, {**body, **more}, requestId=same)
+    query = {"deviceName": "disk", "requestId": other}
+    api.post(f"{node}/setDiskAutoDelete", {}, autoDelete="true", **query)
+    with refuses("invalid", 400, "used for another request"):
+        api.post(f"{node}/setDiskAutoDelete", {}, autoDelete="false", **query)
 
 
 @pytest.mark.parametrize(
@@ -135,21 +164,21 @@ def test_a_request_id_is_a_uuid(api: Rest, refuses: Any, text: str) -> None:
 
 
 def test_instances_and_attachments_are_made_once(api: Rest, double: Double, make_disk: Any, done: Any) -> None:
-    same = str(uuid.uuid4())
+    same, to_attach, to_detach, to_delete = (str(uuid.uuid4()) for _ in range(4))
     make_disk()
     names = {api.post(f"zones/{ZONE}/instances", wish(), requestId=same)["name"] for _ in range(2)}
     assert len(names) == 1
     double.advance(1)
     place, body = f"zones/{ZONE}/instances/node", {"source": f"{DISKS}/disk", "deviceName": "data"}
-    assert len({api.post(f"{place}/attachDisk", body, requestId=same)["name"] for _ in range(2)}) == 1
+    assert len({api.post(f"{place}/attachDisk", body, requestId=to_attach)["name"] for _ in range(2)}) == 1
     double.advance(1)
     assert [d["deviceName"] for d in api.get(place)["disks"]] == ["persistent-disk-0", "data"]
-    detached = {api.post(f"{place}/detachDisk", deviceName="data", requestId=same)["name"] for _ in range(2)}
+    detached = {api.post(f"{place}/detachDisk", deviceName="data", requestId=to_detach)["name"] for _ in range(2)}
     assert len(detached) == 1
     double.advance(1)
-    deleted = [api.delete(place, requestId=same)["name"] for _ in range(2)]
+    deleted = [api.delete(place, requestId=to_delete)["name"] for _ in range(2)]
     double.advance(1)
-    assert {*deleted, api.delete(place, requestId=same)["name"]} == {deleted[0]}
+    assert {*deleted, api.delete(place, requestId=to_delete)["name"]} == {deleted[0]}
 
 
 def test_a_failed_operation_is_what_its_request_id_stands_for(api: Rest, double: Double, done: Any) -> None:

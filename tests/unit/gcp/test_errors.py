@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_known_code_has_a_meaning_and_a_next_step(name: str) -> None:
         ("resourceNotReady", NotReady),
         ("UNSUPPORTED_OPERATION", FinalError),
         ("invalid", FinalError),
+        ("dailyLimitExceeded", QuotaExceeded),
     ],
 )
 def test_what_the_engine_decides_by(name: str, expected: type[BackendError]) -> None:
@@ -62,8 +64,8 @@ def test_what_the_engine_decides_by(name: str, expected: type[BackendError]) -> 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(400, FinalError), (401, CredentialsRefused), (403, AuthDenied), (429, Throttled), (500, RetryableError),
-     (501, FinalError), (503, RetryableError)],
+    [(0, FinalError), (200, RetryableError), (400, FinalError), (401, CredentialsRefused), (403, AuthDenied),
+     (412, FinalError), (429, Throttled), (500, RetryableError), (501, FinalError), (503, RetryableError)],
 )  # fmt: skip
 def test_an_unknown_code_is_judged_by_its_status(status: int, expected: type[BackendError]) -> None:
     assert type(answered(ApiError(status, "somethingNew", ""), "", "")) is expected
@@ -73,6 +75,43 @@ def test_a_missing_right_is_named() -> None:
     said = "Required 'compute.disks.create' permission for 'projects/p/zones/z/disks/d'"
     error = answered(ApiError(403, "forbidden", said), "create_volume", "d")
     assert "the right compute.disks.create; docs/gcp-role.yaml" in str(error)
+
+
+ADDRESS = (
+    "Constraint constraints/compute.vmExternalIpAccess violated for project 123456789. Add instance "
+    "projects/p/zones/z/instances/i to the constraint to use external IP with it."
+)
+CUSTOM = 'Operation denied by org policy on resource \'projects/p\': ["customConstraints/custom.onlyN2": "N2 it is"].'
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(412, "conditionNotMet"), (412, ""), (0, "CONDITION_NOT_MET"), (403, "forbidden"), (400, "invalid")],
+)
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        (ADDRESS, r"policy constraints/compute\.vmExternalIpAccess forbids it\. Leave NodeTemplate\.external_ip out"),
+        (CUSTOM, r"policy customConstraints/custom\.onlyN2 forbids it\. Change the job, or ask who"),
+    ],
+)
+def test_a_policy_of_the_organisation_is_named_with_a_next_step(status: int, name: str, said: str, step: str) -> None:
+    error = answered(ApiError(status, name, said), "create_node", "node-1", "instances.insert")
+    assert type(error) is AuthDenied
+    assert re.search(step, str(error))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Labels fingerprint either invalid or resource labels have changed", RetryableError),
+        ("Supplied fingerprint does not match current metadata fingerprint.", RetryableError),
+        ("The resource is not as it has to be.", FinalError),
+    ],
+)
+def test_a_condition_is_tried_again_only_where_a_fingerprint_is_meant(said: str, expected: type[BackendError]) -> None:
+    for name in ("conditionNotMet", "CONDITION_NOT_MET"):
+        assert type(answered(ApiError(412, name, said), "", "")) is expected
 
 
 def test_an_api_that_is_switched_off_is_told_apart_from_a_missing_right() -> None:
@@ -96,6 +135,14 @@ def test_whatever_comes_as_an_answer_is_an_error(found: Any, text: str, expected
     assert (error.code, error.message) == expected
 
 
+@pytest.mark.parametrize("found", [None, [], "text"], ids=repr)
+def test_an_answer_that_is_no_json_object_is_tried_again(found: Any) -> None:
+    """A proxy in between answered."""
+    error = answered(of_answer(200, found, "<html>Sign in</html>"), "observe", "group", "disks.aggregatedList")
+    assert type(error) is RetryableError
+    assert "disks.aggregatedList answered 200: <html>Sign in</html>. It is tried again" in str(error)
+
+
 def test_an_operations_errors_are_told_together_with_what_google_advises() -> None:
     details = [
         {"localizedMessage": {"locale": "en-US", "message": "It is currently unavailable."}},
@@ -112,6 +159,22 @@ def test_an_operations_errors_are_told_together_with_what_google_advises() -> No
         "first; no room It is currently unavailable. Zones that have some: us-central1-b,us-central1-c"
     )
     assert of_operation({"status": "DONE"}) is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [
+        (["ZONE_RESOURCE_POOL_EXHAUSTED", "QUOTA_EXCEEDED"], "QUOTA_EXCEEDED"),
+        (["SOMETHING", "INTERNAL_ERROR", "INVALID_USAGE"], "INVALID_USAGE"),
+        (["SOMETHING", "INTERNAL_ERROR"], "INTERNAL_ERROR"),
+        (["SOMETHING", "ANYTHING"], "SOMETHING"),
+    ],
+    ids=str,
+)
+def test_of_an_operations_errors_one_counts_that_no_repetition_helps(codes: list[str], worst: str) -> None:
+    error = of_operation({"status": "DONE", "error": {"errors": [{"code": name} for name in codes]}})
+    assert error is not None
+    assert error.code == worst
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_rankvol.backends._gcp_labels import (
+    MAX_CHARACTERS,
     MAX_LABELS,
     changed,
     check_labels,
@@ -29,6 +32,16 @@ ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=250
 ascii_ids = st.text(st.characters(max_codepoint=126, min_codepoint=32), min_size=1, max_size=250)
 plain_ids = st.from_regex(r"[a-z0-9-]{1,63}", fullmatch=True)
 any_id = st.one_of(plain_ids, ascii_ids, ids)
+
+
+@st.composite
+def twins(draw: st.DrawFn) -> tuple[str, str]:
+    """Two ids that differ only after as many characters as a label holds; often in nothing but their ends."""
+    alphabet = draw(st.sampled_from([string.ascii_lowercase + string.digits + "-", string.printable, "aZ_é/☃"]))
+    texts = st.text(alphabet, min_size=MAX_CHARACTERS, max_size=200)
+    start, ends = draw(texts), st.text(alphabet, max_size=50)
+    first, second = draw(st.tuples(ends, ends).filter(lambda pair: pair[0] != pair[1]))
+    return start + first, start + second
 
 
 def fits(labels: dict[str, str]) -> bool:
@@ -57,6 +70,20 @@ def test_different_texts_have_different_labels(text: str, other: str) -> None:
     """Lists are filtered by them."""
     assert (short(text) == short(other)) == (text == other)
     assert (spread("used_run", text) == spread("used_run", other)) == (text == other)
+
+
+@given(pair=twins())
+def test_texts_that_begin_alike_have_different_labels(pair: tuple[str, str]) -> None:
+    """A label that were cut off would be the same: another run's volumes would be taken for this one's."""
+    text, other = pair
+    same: dict[str, Any] = dict.fromkeys(("owner", "dag", "run", "group"), "x")
+    assert short(text) != short(other)
+    assert spread("used_run", text) != spread("used_run", other)
+    for name in ("owner", "dag", "run", "group"):
+        tags = Tags(**{**same, name: text}, key=KEY)
+        theirs = Tags(**{**same, name: other}, key=KEY)
+        assert labels_of(tags) != labels_of(theirs)
+        assert tags_of(labels_of(tags), description_of(theirs)) is None
 
 
 @given(text=ids)

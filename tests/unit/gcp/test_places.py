@@ -88,7 +88,8 @@ def test_what_a_machine_takes_is_what_the_double_says() -> None:
 
 def test_a_machine_boots_from_a_disk_that_it_takes() -> None:
     assert all(boot_type_of(f"{family}-x") in kinds for family, kinds in FAMILIES.items())
-    assert boot_type_of("z9-standard-2") == "pd-balanced"
+    assert boot_type_of("z9-standard-2") == boot_type_of("n10x-standard-2") == "hyperdisk-balanced"
+    assert boot_type_of("z1-standard-2") == boot_type_of("odd") == "pd-balanced"
 
 
 def test_a_family_that_nobody_knows_is_left_to_compute_engine() -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends._gcp_types import check_bounds, moves, takes
+from airflow_rankvol.backends._gcp_types import (
+    ARM,
+    FAMILIES,
+    TYPES,
+    WITH_ACCELERATORS,
+    boot_type_of,
+    check_bounds,
+    moves,
+    takes,
+)
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import VolumeTemplate
 
@@ -64,6 +73,22 @@ def test_large_disks_take_large_machines() -> None:
     assert takes("n2-standard-64", 64, "pd-extreme")
     assert not takes("n2-standard-64", 64, EXTREME)
     assert takes("n2-standard-80", 80, EXTREME)
+
+
+@pytest.mark.parametrize(
+    "machine",
+    ["a4x-highgpu-4g", "c4d-standard-8", "g4-standard-48", "h4d-standard-192", "m4-megamem-56", "n4a-standard-2",
+     "n4d-standard-2", "x4-megamem-960-metal", "z4m-standard-8"],
+)  # fmt: skip
+def test_families_of_the_fourth_generation_take_hyperdisk_only(machine: str) -> None:
+    assert boot_type_of(machine) == BALANCED
+    assert takes(machine, 960, BALANCED)
+    assert not any(takes(machine, 960, kind) for kind in TYPES if kind.startswith("pd-"))
+
+
+def test_what_is_known_of_a_family_is_known_of_its_disks_too() -> None:
+    """An image of the right architecture is refused where it is not, and a boot disk guessed."""
+    assert set(FAMILIES) >= ARM | WITH_ACCELERATORS
 
 
 @pytest.mark.parametrize(

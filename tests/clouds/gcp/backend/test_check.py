@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends._gcp_types import FAMILIES
 from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.spec.job import RankJob
@@ -97,6 +98,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "not offered in zone us-central1-b.*-a",
     ),
     ({"node": {"machine_type": "c4-standard-2"}}, "c4-standard-2 takes no disks of type pd-balanced.*hyperdisk-bal"),
+    ({"node": {"machine_type": "n4a-standard-2"}}, "n4a-standard-2 takes no disks of type pd-balanced.*hyperdisk-bal"),
     ({"node": {"machine_type": "n2-standard-2", "root_type": "gp3"}}, "root_type: 'gp3'"),
     ({"node": {"machine_type": "n2-standard-2", "root_size": "1GB"}}, "root_size.*needs at least 10 GiB"),
     ({"node": {"image": "nothing"}}, "there is no 'nothing'.*debian-13"),
@@ -193,6 +195,22 @@ def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytes
     with caplog.at_level(logging.WARNING):
         lab.backend.check(plan(node={"instance_profile": "p", "security_groups": "sg-1"}))
     assert "node.instance_profile, node.security_groups" in caplog.text
+
+
+def test_a_family_that_is_not_known_is_let_through_with_a_word(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: dict[str, Any] = {
+        "volume_template": {"type": "pd-ssd", "size": "10GB"},
+        "node": {"machine_type": "n4a-standard-2"},
+    }
+    with pytest.raises(ConfigError, match="takes no disks of type pd-ssd"):
+        lab.backend.check(plan(**job))
+    monkeypatch.delitem(FAMILIES, "n4a")
+    with caplog.at_level(logging.WARNING):
+        lab.backend.check(plan(**job))
+    assert "node.machine_type: the family of n4a-standard-2 is not known" in caplog.text
+    assert "of type hyperdisk-balanced, pd-ssd, only its launch tells" in caplog.text
 
 
 def test_a_quota_that_may_not_do_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

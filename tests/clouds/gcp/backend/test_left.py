@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from airflow_rankvol.backends._gcp_labels import description_of, labels_of
+from airflow_rankvol.backends._gcp_launch import root_tags
 from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.engine.reap import RunState, reap, survey
 from airflow_rankvol.errors import FinalError, NotOurs, NotReady, VolumeConflict
@@ -46,6 +51,29 @@ def test_a_foreign_disk_of_a_nodes_name_is_named_with_the_next_step(lab: Lab) ->
     request = lab.node_request(lab.volume())
     disk = lab.foreign_disk(request.name)
     with pytest.raises(VolumeConflict, match=f"disk {disk} with no tags of ours.*gcloud compute disks delete"):
+        lab.backend.create_node(request)
+    assert disk in lab.double.state()["disks"]
+    assert lab.count("disks.delete") == 0
+
+
+def test_a_disk_of_ours_that_no_node_booted_from_is_no_boot_disk_to_remove(lab: Lab) -> None:
+    """A rank's volume of that name has what it has computed."""
+    request = lab.node_request()
+    volume = lab.volume(name=request.name)
+    with pytest.raises(VolumeConflict, match=f"taken by disk {volume.id} with key {lab.key!r}"):
+        lab.backend.create_node(request)
+    assert volume.id in lab.double.state()["disks"]
+    assert lab.count("disks.delete") == 0
+
+
+@pytest.mark.parametrize("whose", [{"owner": "somebody"}, {"key": "ffffffff"}], ids=str)
+def test_a_boot_disk_that_is_left_of_anothers_node_stays(lab: Lab, whose: dict[str, Any]) -> None:
+    """It says that this node booted from it, and has another owner's or group's tags."""
+    request = lab.node_request()
+    tags = root_tags(replace(request.tags, **whose))
+    labels = {**labels_of(tags), "rankvol-root": request.name}
+    disk = lab.foreign_disk(request.name, labels=labels, description=description_of(tags))
+    with pytest.raises(VolumeConflict, match=f"taken by disk {disk} with key {tags.key!r} of owner {tags.owner!r}"):
         lab.backend.create_node(request)
     assert disk in lab.double.state()["disks"]
     assert lab.count("disks.delete") == 0

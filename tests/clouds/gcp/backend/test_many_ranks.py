@@ -77,17 +77,28 @@ def test_logs_of_many_ranks_are_read_no_more_often_than_all_of_them_may(
     assert min(gaps) >= 0.9 * ranks / READS_PER_S
 
 
-@pytest.mark.parametrize("ranks", [40, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("ranks", "page"), [(40, 50), pytest.param(256, 500, marks=pytest.mark.slow)])
 def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_number(
-    ranks: int, double: Double, backend: GcpBackend, capsys: pytest.CaptureFixture[str]
+    ranks: int,
+    page: int,
+    double: Double,
+    backend: GcpBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The ranks' volumes are fewer than a page holds; with what their nodes boot from, there are more."""
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", page)
+    assert ranks < page < 2 * ranks
     run = large_run(Lab, backend, double, ranks)
     run.check_looks(lambda action: action.endswith(("List", ".list")), capsys)
     run.check_once(ONCE)
     # Handed out, collected: a call for each, which only succeeds while nobody else has changed the labels.
     assert run.counts["disks.setLabels"] == 2 * ranks
-    # Right before a node goes: a volume must not go with it.
-    assert run.counts["instances.get"] == ranks
+    # Right before a node goes: a volume must not go with it. Right before a volume goes: its name may be another's.
+    assert run.counts["instances.get"] == run.counts["disks.get"] == ranks
+    # A requestId means one call: two with the same would be one operation.
+    tokens = [call["token"] for call in run.calls if call["token"] and not call["code"]]
+    assert len(set(tokens)) == len(tokens) == 6 * ranks
     # Nothing else, besides the waiting for operations.
     others = {
         "zoneOperations.wait",
@@ -95,7 +106,8 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
         "disks.aggregatedList",
         "instances.aggregatedList",
         "instances.get",
+        "disks.get",
         *ONCE,
     }
-    assert set(run.counts) - others <= {"disks.get", "instances.getSerialPortOutput"}
+    assert set(run.counts) - others <= {"instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s

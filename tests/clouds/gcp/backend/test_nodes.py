@@ -8,6 +8,7 @@ import pytest
 
 from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.errors import (
+    AuthDenied,
     FinalError,
     NoCapacity,
     NotOurs,
@@ -88,12 +89,17 @@ def test_spot_and_accelerators_are_asked_for(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("machine_type", "image"),
-    [("n2-standard-2", "debian-13"), ("t2a-standard-1", "debian-13-arm64"), ("c4-standard-2", "debian-13")],
+    [
+        ("n2-standard-2", "debian-13"),
+        ("t2a-standard-1", "debian-13-arm64"),
+        ("c4-standard-2", "debian-13"),
+        ("n4a-standard-2", "debian-13-arm64"),
+    ],
 )
 def test_the_default_image_is_the_newest_debian_on_a_disk_that_the_machine_takes(
     lab: Lab, machine_type: str, image: str
 ) -> None:
-    kind = "hyperdisk-balanced" if machine_type.startswith("c4") else "pd-balanced"
+    kind = "hyperdisk-balanced" if machine_type.startswith(("c4", "n4")) else "pd-balanced"
     node = lab.node(lab.volume(type=kind), machine_type=machine_type)
     boot = lab.double.state()["disks"][f"{ZONE}/{node.name}"]
     assert image.removesuffix("-arm64") in boot["sourceImage"]
@@ -200,6 +206,19 @@ def test_the_quota_is_named(lab: Lab) -> None:
     lab.double.settings(quotas={"INSTANCES": 0.0})
     with pytest.raises(QuotaExceeded, match="INSTANCES"):
         lab.node(lab.volume())
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["by the operation", "at once"])
+def test_a_policy_of_the_organisation_is_no_reason_to_try_again(lab: Lab, late: bool) -> None:
+    volume = lab.volume()
+    said = "Constraint constraints/compute.vmExternalIpAccess violated for project 1. Add instance i to the constraint."
+    if late:
+        lab.double("fail_later", action="instances.insert", code="CONDITION_NOT_MET", message=said, status=412)
+    else:
+        lab.double.fault("error", "instances.insert", status=412, code="conditionNotMet", message=said)
+    with pytest.raises(AuthDenied, match=r"policy constraints/compute\.vmExternalIpAccess forbids it.*external_ip"):
+        lab.node(volume, machine_type="n2-standard-2, n2-standard-4", external_ip=True)
+    assert lab.count("instances.insert") == 1
 
 
 def test_a_volume_in_use_keeps_a_node_from_its_launch(lab: Lab) -> None:

@@ -45,7 +45,7 @@ def session(double: Double) -> Session:
     credentials: Any = Credentials.from_service_account_info(info, scopes=scopes)  # type: ignore[no-untyped-call]
     credentials.token = "token"
     made = Session(settings(double))
-    made._signed_in = (credentials, PROJECT)
+    made._read = lambda: (credentials, PROJECT)  # type: ignore[method-assign]  # also when it signs in anew
     return made
 
 

@@ -165,6 +165,67 @@ def test_a_volume_that_took_the_name_of_ours_is_not_deleted(lab: Lab) -> None:
         lab.backend.delete_volume(made.id, lab.guard)
 
 
+@pytest.mark.parametrize("labels", [{}, {"team": "etl"}], ids=["none are left", "those of others"])
+def test_a_volume_whose_labels_were_taken_meanwhile_is_nobodys(lab: Lab, labels: dict[str, str]) -> None:
+    """A moment ago it was ours; nothing deletes it any more."""
+    made = lab.volume()
+    lab.see()
+    body = {"labels": labels, "labelFingerprint": lab.disk(made)["labelFingerprint"]}
+    lab.double.rest().post(f"zones/{ZONE}/disks/{made.name}/setLabels", body)
+    lab.settle()
+    with pytest.raises(NotOurs, match="no tags of ours"):
+        lab.backend.delete_volume(made.id, lab.guard)
+    assert lab.count("disks.delete") == 0
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["of the same key", "of another key"])
+def test_a_deletion_whose_answer_was_lost_does_not_take_the_next_disk_of_that_name(lab: Lab, theirs: bool) -> None:
+    made = lab.volume(name="data-0")
+    lab.see()
+    lab.double.fault("lose", "disks.delete", when="after")
+    with pytest.raises(RetryableError, match="no answer"):
+        lab.backend.delete_volume(made.id, lab.guard)
+    lab.settle()
+    other = lab.other() if theirs else lab
+    other.process().create_volume(other.request(name="data-0", token="of another process"))
+    if theirs:
+        with pytest.raises(NotOurs):
+            lab.backend.delete_volume(made.id, lab.guard)
+    else:
+        lab.backend.delete_volume(made.id, lab.guard)
+    lab.settle()
+    assert list(lab.double.state()["disks"]) == [made.id]
+
+
+def test_a_deletion_that_is_sent_again_is_the_same_operation(lab: Lab) -> None:
+    """Also from another process; that of the next disk of the name is another one."""
+    ids = set()
+    for token in ("first", "second"):
+        made = lab.volume(token=token)
+        lab.double.fault("lose", "disks.delete", when="before", times=2)
+        for backend in (lab.backend, lab.process()):
+            with pytest.raises(RetryableError, match="no answer"):
+                backend.delete_volume(made.id, lab.guard)
+        ids |= {call["token"] for call in lab.double.calls("disks.delete")}
+        lab.backend.delete_volume(made.id, lab.guard)
+        lab.settle()
+    assert len(ids) == 2
+    assert lab.count("disks.delete") == 6
+
+
+@pytest.mark.parametrize("other_process", [False, True])
+def test_a_deletion_that_failed_late_is_begun_anew(lab: Lab, other_process: bool) -> None:
+    """Its requestId is answered with that failure from then on."""
+    made = lab.volume()
+    lab.double("fail_later", action="disks.delete", code="INTERNAL_ERROR")
+    lab.backend.delete_volume(made.id, lab.guard)
+    lab.settle()
+    assert lab.seen_volume(made).state is VolumeState.AVAILABLE
+    (lab.process() if other_process else lab.backend).delete_volume(made.id, lab.guard)
+    lab.settle()
+    assert lab.see().volumes == ()
+
+
 def test_labels_that_somebody_has_changed_are_not_ours(lab: Lab) -> None:
     """The description says whose it is, and cannot be changed."""
     made = lab.volume()
@@ -281,6 +342,16 @@ def test_many_volumes_come_in_pages(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     ids = {lab.volume(rank).id for rank in range(5)}
     assert {volume.id for volume in lab.see().volumes} == ids
     assert lab.count("disks.aggregatedList") == 3
+
+
+def test_what_nodes_boot_from_takes_no_room_on_a_page_of_volumes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", 3)
+    volumes = [lab.volume(rank) for rank in range(3)]
+    for rank, volume in enumerate(volumes):
+        lab.node(volume, rank=rank)
+    assert len(lab.double.state()["disks"]) == 6
+    assert {volume.id for volume in lab.see().volumes} == {volume.id for volume in volumes}
+    assert lab.count("disks.aggregatedList") == 1
 
 
 def test_an_observation_has_adopted_volumes_by_their_names_in_one_call(lab: Lab) -> None:

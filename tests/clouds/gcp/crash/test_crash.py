@@ -19,7 +19,7 @@ class TestOnGce(CrashTests):
         {
             "disks.insert": 4, "instances.insert": 5, "disks.setLabels": 8, "zoneOperations.wait": 22,
             "instances.getGuestAttributes": 5, "instances.get": 9, "instances.delete": 9,
-            "disks.delete": 4,
+            "disks.get": 4, "disks.delete": 4,
             "disks.aggregatedList": 23, "instances.aggregatedList": 23,
         }
     )  # fmt: skip
