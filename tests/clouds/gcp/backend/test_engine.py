@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import timedelta
@@ -84,6 +85,28 @@ def test_a_node_that_its_time_has_deleted_is_lost_for_that_reason(lab: Lab) -> N
     assert "lifetime" in str(lost.error)
     assert len(lab.see().volumes) == 0  # of the lab's own group
     assert len(rig.observe().volumes) == 1
+
+
+@pytest.mark.parametrize(
+    ("goes_s", "why"),
+    [(60.0, r"ended without a report \(Compute Engine took the spot capacity back\)"), (0.0, "is gone before it reported")],
+    ids=["seen as it goes", "gone"],
+)
+def test_a_rank_whose_spot_node_is_taken_back_goes_on_with_its_volume(lab: Lab, goes_s: float, why: str) -> None:
+    node = NodeTemplate(machine_type="n2-standard-2", zones=(ZONE,), spot=True)
+    rig = lab.rig(1, node=node)
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    lab.double.settings(delete_instance_s=goes_s)
+    lab.double("preempt", instance=work.node_name, notice_s=0.0)
+    lab.settle(0.5)
+    (lost,) = rig.until_end(work)
+    assert re.search(f"{why}; its volume is kept", str(lost.error))
+    lab.double.settings(delete_instance_s=0.0)
+    lab.double("end_nodes", script=SUCCEED)
+    assert rig.run_rank(0, 2).error is None
+    rig.teardown()
 
 
 def test_a_tasks_log_shows_new_lines_of_a_node_that_runs_and_its_end_by_the_report(lab: Lab) -> None:

@@ -103,12 +103,11 @@ def test_a_boot_disk_that_is_left_is_listed_for_the_reaper_and_is_no_volume_of_t
         lab.backend.delete_volume(f"{ZONE}/{node.name}", Guard("somebody", lab.key))
 
 
-def test_the_reaper_takes_a_stopped_spot_node_and_boot_disks_that_are_left(lab: Lab) -> None:
-    """Its time stops a spot node; nothing of it is left."""
+def test_the_reaper_takes_a_node_that_powered_off_and_boot_disks_that_are_left(lab: Lab) -> None:
     left_boot_disk(lab, lab.node(lab.volume(1), rank=1))
     foreign = lab.foreign_disk("of-somebody")
     stopped = lab.node(lab.volume(0), spot=True)
-    lab.settle(3900)
+    lab.double("power_off", instance=stopped.name)
     lab.settle()
     assert lab.double.state()["instances"][stopped.id]["status"] == "TERMINATED"
     backend, selector = lab.process(), Selector(lab.owner)

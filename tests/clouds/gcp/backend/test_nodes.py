@@ -296,24 +296,40 @@ def test_the_report_of_a_node_that_left_none_is_looked_for_twice(lab: Lab) -> No
     assert lab.backend.read_report(node.id) is None
 
 
-def test_a_spot_node_that_was_taken_back_says_so(lab: Lab) -> None:
-    node, other = lab.node(lab.volume(0), spot=True), lab.node(lab.volume(1), rank=1, spot=True)
+def test_a_spot_node_that_is_taken_back_says_so_while_it_goes(lab: Lab) -> None:
+    volume, spare = lab.volume(0), lab.volume(1)
+    node, other = lab.node(volume, spot=True), lab.node(spare, rank=1, spot=True)
+    lab.double.settings(delete_instance_s=30.0)
     lab.double("preempt", instance=node.name, notice_s=0.0)
     lab.double("power_off", instance=other.name)
     lab.settle()
-    reasons = {seen.id: seen.reason for seen in lab.see().nodes}
+    reasons = {seen.id: seen.reason for seen in lab.see().nodes if seen.state is NodeState.ENDED}
     assert reasons == {node.id: "Compute Engine took the spot capacity back", other.id: ""}
     lab.see()
     assert lab.count("zoneOperations.list") == 1
 
 
-def test_a_node_ends_with_its_time(lab: Lab) -> None:
+def test_a_spot_node_that_was_taken_back_is_gone_and_its_volume_stays(lab: Lab) -> None:
+    """The same field decides what becomes of it at the end of its lifetime."""
+    volume = lab.volume()
+    node = lab.node(volume, spot=True)
+    lab.double("preempt", instance=node.name, notice_s=0.0)
+    lab.settle()
+    assert lab.see().nodes == ()
+    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
+    assert list(lab.double.state()["disks"]) == [volume.id]
+    assert lab.seen_node(lab.node(volume, attempt=2, spot=True)).state is NodeState.RUNNING
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_a_node_ends_with_its_time(lab: Lab, spot: bool) -> None:
     """maxRunDuration deletes it; its volume stays."""
     volume = lab.volume()
-    node = lab.node(volume)
+    node = lab.node(volume, spot=spot)
     lab.settle(3900)
     lab.settle()
     assert lab.see().node(node.id) is None
+    assert lab.double.state()["instances"] == {}
     assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
 
 
