@@ -89,7 +89,10 @@ def test_a_node_that_its_time_has_deleted_is_lost_for_that_reason(lab: Lab) -> N
 
 @pytest.mark.parametrize(
     ("goes_s", "why"),
-    [(60.0, r"ended without a report \(Compute Engine took the spot capacity back\)"), (0.0, "is gone before it reported")],
+    [
+        (60.0, r"ended without a report \(Compute Engine took the spot capacity back\)"),
+        (0.0, "is gone before it reported"),
+    ],
     ids=["seen as it goes", "gone"],
 )
 def test_a_rank_whose_spot_node_is_taken_back_goes_on_with_its_volume(lab: Lab, goes_s: float, why: str) -> None:

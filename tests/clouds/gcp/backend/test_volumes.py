@@ -71,6 +71,17 @@ def test_a_lost_answer_makes_no_second_volume(lab: Lab, other_process: bool) -> 
     assert len(lab.double.state()["disks"]) == 1
 
 
+def test_another_wish_is_another_request_whatever_its_token(lab: Lab) -> None:
+    """A run that was deleted and got its id again asks with the tokens of before."""
+    made = lab.volume(size="10GB")
+    lab.backend.delete_volume(made.id, lab.guard)
+    lab.settle()
+    lab.volume(size="20GB")
+    assert lab.double.state()["disks"][made.id]["sizeGb"] == "20"
+    first, second = lab.double.calls("disks.insert")
+    assert first["token"] != second["token"]
+
+
 def test_another_process_finds_it_by_its_name(lab: Lab) -> None:
     made = lab.volume()
     assert lab.process().create_volume(lab.request(token="of a later try")).id == made.id
