@@ -144,7 +144,7 @@ def _scheduling(request: NodeRequest, *, stays: bool) -> dict[str, Any]:
         # Neither a spot instance nor one with accelerators or on bare metal can move to another host.
         "onHostMaintenance": "TERMINATE" if spot or stays else "MIGRATE",
         "maxRunDuration": {"seconds": str(lifetime_s)},
-        # Of a spot instance that is taken back as well (discovery document: one field for both). Its volumes stay: their
-        # autoDelete is false.
+        # Of a spot instance that is taken back as well (discovery document: one field for both). Its volumes stay:
+        # their autoDelete is false.
         "instanceTerminationAction": "DELETE",
     }
