@@ -6,20 +6,18 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.errors import (
     AuthDenied,
     FinalError,
     NoCapacity,
     NotOurs,
-    NotReady,
     QuotaExceeded,
     RetryableError,
     VolumeBusy,
     VolumeConflict,
 )
 from airflow_rankvol.records import Node, NodeState, VolumeState
-from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lines_of, report
+from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab
 
 
 def instance(lab: Lab, node: Node) -> dict[str, Any]:
@@ -237,102 +235,6 @@ def test_a_node_goes_where_its_volumes_are(lab: Lab) -> None:
     assert lab.node(lab.volume(zone=OTHER_ZONE)).zone == OTHER_ZONE
 
 
-def test_a_node_that_was_deleted_is_not_listed_any_more(lab: Lab) -> None:
-    volume = lab.volume()
-    node = lab.node(volume)
-    lab.backend.delete_node(node.id, lab.guard)
-    assert all(seen.state is NodeState.ENDED for seen in lab.see().nodes)
-    lab.settle()
-    assert lab.see().nodes == ()
-    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
-    lab.backend.delete_node(node.id, lab.guard)
-
-
-def test_the_same_node_can_be_launched_again(lab: Lab) -> None:
-    """Its requestId of before is answered with the operation of before."""
-    volume = lab.volume()
-    node = lab.node(volume)
-    lab.see()
-    lab.backend.delete_node(node.id, lab.guard)
-    lab.settle()
-    lab.see()
-    again = lab.node(volume)
-    assert lab.seen_node(again).state is NodeState.RUNNING
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_a_foreign_node_is_not_ended(lab: Lab, known: bool) -> None:
-    node = lab.node(lab.volume())
-    with pytest.raises(NotOurs, match="not touched"):
-        (lab.backend if known else lab.process()).delete_node(node.id, Guard("lab", "ffffffff"))
-    assert lab.count("instances.delete") == 0
-
-
-def test_a_node_that_powered_off_stays_with_its_report_until_it_is_deleted(lab: Lab) -> None:
-    volume = lab.volume()
-    node = lab.node(volume)
-    lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines_of(report(exit_code=3))})
-    lab.double("power_off", instance=node.name)
-    lab.settle()
-    seen = lab.seen_node(node)
-    assert seen.state is NodeState.ENDED
-    assert lab.seen_volume(volume).attached_to == node.id
-    text = lab.backend.read_report(node.id)
-    assert text is not None
-    assert '"exit_code": 3' in text
-    assert lab.seen_node(node).exit_code == 3
-    before = lab.count("instances.getGuestAttributes")
-    assert lab.backend.read_report(node.id) == text
-    assert lab.count("instances.getGuestAttributes") == before
-
-
-def test_the_report_of_a_node_that_left_none_is_looked_for_twice(lab: Lab) -> None:
-    node = lab.node(lab.volume())
-    lab.double("power_off", instance=node.name)
-    lab.settle()
-    lab.see()
-    with pytest.raises(NotReady, match="once more"):
-        lab.backend.read_report(node.id)
-    assert lab.backend.read_report(node.id) is None
-
-
-def test_a_spot_node_that_is_taken_back_says_so_while_it_goes(lab: Lab) -> None:
-    volume, spare = lab.volume(0), lab.volume(1)
-    node, other = lab.node(volume, spot=True), lab.node(spare, rank=1, spot=True)
-    lab.double.settings(delete_instance_s=30.0)
-    lab.double("preempt", instance=node.name, notice_s=0.0)
-    lab.double("power_off", instance=other.name)
-    lab.settle()
-    reasons = {seen.id: seen.reason for seen in lab.see().nodes if seen.state is NodeState.ENDED}
-    assert reasons == {node.id: "Compute Engine took the spot capacity back", other.id: ""}
-    lab.see()
-    assert lab.count("zoneOperations.list") == 1
-
-
-def test_a_spot_node_that_was_taken_back_is_gone_and_its_volume_stays(lab: Lab) -> None:
-    """The same field decides what becomes of it at the end of its lifetime."""
-    volume = lab.volume()
-    node = lab.node(volume, spot=True)
-    lab.double("preempt", instance=node.name, notice_s=0.0)
-    lab.settle()
-    assert lab.see().nodes == ()
-    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
-    assert list(lab.double.state()["disks"]) == [volume.id]
-    assert lab.seen_node(lab.node(volume, attempt=2, spot=True)).state is NodeState.RUNNING
-
-
-@pytest.mark.parametrize("spot", [False, True])
-def test_a_node_ends_with_its_time(lab: Lab, spot: bool) -> None:
-    """maxRunDuration deletes it; its volume stays."""
-    volume = lab.volume()
-    node = lab.node(volume, spot=spot)
-    lab.settle(3900)
-    lab.settle()
-    assert lab.see().node(node.id) is None
-    assert lab.double.state()["instances"] == {}
-    assert lab.seen_volume(volume).state is VolumeState.AVAILABLE
-
-
 def test_nodes_are_told_once_and_keep_what_they_had(lab: Lab) -> None:
     nodes = [lab.node(lab.volume(rank), rank=rank) for rank in range(3)]
     ids = [node.id for node in nodes]
@@ -354,16 +256,6 @@ def test_a_foreign_node_is_not_told(lab: Lab) -> None:
     lab.settle()
     with pytest.raises(NotOurs, match="no tags of ours"):
         lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
-
-
-def test_a_released_node_that_ended_shows_its_exit_code(lab: Lab) -> None:
-    """Its peers have to know."""
-    node = lab.node(lab.volume())
-    lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
-    lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines_of(report(exit_code=0))})
-    lab.double("power_off", instance=node.name)
-    lab.settle()
-    assert lab.seen_node(node).exit_code == 0
 
 
 def test_a_volume_is_attached_once_while_the_node_runs(lab: Lab) -> None:
@@ -391,37 +283,3 @@ def test_scripts_do_not_travel_with_every_look(lab: Lab) -> None:
     lab.node(lab.volume())
     (raw,) = lab.backend._nodes_by('name != "x"', "observe", "x")
     assert all("value" not in item for item in raw["metadata"]["items"])
-
-
-@pytest.mark.parametrize(
-    ("console", "trouble"),
-    [
-        ("[ 0.0] Linux\n[ 9.1] Kernel panic\n", "shows nothing of the guest agent"),
-        ("google_metadata_script_runner[501]: Found startup-script in metadata.\n", ""),
-        ("RANKVOL-LOG hello\n", ""),
-    ],
-)
-def test_a_system_that_never_came_up_is_told_by_its_serial_port(lab: Lab, console: str, trouble: str) -> None:
-    node = lab.node(lab.volume())
-    lab.double("write", instance=node.name, console=console)
-    found = lab.backend.boot_trouble(node.id, lab.backend.clock.now())
-    assert (trouble in found) if trouble else not found
-
-
-def test_who_may_not_read_the_serial_port_finds_no_trouble(lab: Lab) -> None:
-    node = lab.node(lab.volume())
-    lab.double("deny", actions=["compute.instances.getSerialPortOutput"])
-    assert lab.backend.boot_trouble(node.id, lab.backend.clock.now()) == ""
-
-
-def test_a_node_without_a_report_is_judged_at_the_second_look_however_late_that_is(lab: Lab) -> None:
-    """A connection's poll_interval may be long."""
-    node = lab.node(lab.volume())
-    lab.double("power_off", instance=node.name)
-    lab.settle()
-    lab.see()
-    with pytest.raises(NotReady):
-        lab.backend.read_report(node.id)
-    lab.settle(120)
-    lab.see()
-    assert lab.backend.read_report(node.id) is None

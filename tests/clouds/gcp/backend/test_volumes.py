@@ -9,19 +9,13 @@ import pytest
 
 from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.errors import (
-    AuthDenied,
-    BackendError,
-    FinalError,
     NotOurs,
-    NotReady,
     QuotaExceeded,
     RetryableError,
-    Throttled,
-    VolumeBusy,
     VolumeConflict,
 )
 from airflow_rankvol.records import VolumeState
-from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lab_on
+from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab
 
 
 def test_a_volume_is_what_was_asked_for(lab: Lab) -> None:
@@ -136,116 +130,6 @@ def test_the_quota_is_named(lab: Lab, late: bool) -> None:
 
 def test_without_a_zone_it_lands_in_the_connections(lab: Lab) -> None:
     assert lab.volume(zone=None).zone == ZONE
-
-
-def test_deleting_is_verified_by_absence(lab: Lab) -> None:
-    made = lab.volume()
-    lab.backend.delete_volume(made.id, lab.guard)
-    lab.settle()
-    lab.backend.delete_volume(made.id, lab.guard)
-    assert lab.see().volumes == ()
-    assert lab.count("disks.delete") == 1
-
-
-def test_a_volume_in_use_is_busy(lab: Lab) -> None:
-    made = lab.volume()
-    lab.node(made)
-    with pytest.raises(VolumeBusy, match="already being used"):
-        lab.backend.delete_volume(made.id, lab.guard)
-
-
-@pytest.mark.parametrize(
-    "guard", [Guard("somebody", "0a1b2c3d"), Guard("lab", "another"), Guard("", "", "data-1")], ids=repr
-)
-@pytest.mark.parametrize("known", [True, False])
-def test_a_foreign_volume_is_not_deleted(lab: Lab, guard: Guard, known: bool) -> None:
-    made = lab.volume()
-    with pytest.raises(NotOurs, match="not touched"):
-        (lab.backend if known else lab.process()).delete_volume(made.id, guard)
-    assert lab.count("disks.delete") == 0
-
-
-def test_a_volume_that_took_the_name_of_ours_is_not_deleted(lab: Lab) -> None:
-    """Names come again, so nobody relies on what was seen under a name that another may have."""
-    made = lab.volume(name="data-0")
-    lab.see()
-    lab.double.rest().delete(f"zones/{ZONE}/disks/data-0")
-    lab.settle()
-    lab.foreign_disk("data-0")
-    with pytest.raises(NotOurs):
-        lab.backend.delete_volume(made.id, lab.guard)
-
-
-@pytest.mark.parametrize("labels", [{}, {"team": "etl"}], ids=["none are left", "those of others"])
-def test_a_volume_whose_labels_were_taken_meanwhile_is_nobodys(lab: Lab, labels: dict[str, str]) -> None:
-    """A moment ago it was ours; nothing deletes it any more."""
-    made = lab.volume()
-    lab.see()
-    body = {"labels": labels, "labelFingerprint": lab.disk(made)["labelFingerprint"]}
-    lab.double.rest().post(f"zones/{ZONE}/disks/{made.name}/setLabels", body)
-    lab.settle()
-    with pytest.raises(NotOurs, match="no tags of ours"):
-        lab.backend.delete_volume(made.id, lab.guard)
-    assert lab.count("disks.delete") == 0
-
-
-@pytest.mark.parametrize("theirs", [False, True], ids=["of the same key", "of another key"])
-def test_a_deletion_whose_answer_was_lost_does_not_take_the_next_disk_of_that_name(lab: Lab, theirs: bool) -> None:
-    made = lab.volume(name="data-0")
-    lab.see()
-    lab.double.fault("lose", "disks.delete", when="after")
-    with pytest.raises(RetryableError, match="no answer"):
-        lab.backend.delete_volume(made.id, lab.guard)
-    lab.settle()
-    other = lab.other() if theirs else lab
-    other.process().create_volume(other.request(name="data-0", token="of another process"))
-    if theirs:
-        with pytest.raises(NotOurs):
-            lab.backend.delete_volume(made.id, lab.guard)
-    else:
-        lab.backend.delete_volume(made.id, lab.guard)
-    lab.settle()
-    assert list(lab.double.state()["disks"]) == [made.id]
-
-
-def test_a_deletion_that_is_sent_again_is_the_same_operation(lab: Lab) -> None:
-    """Also from another process; that of the next disk of the name is another one."""
-    ids = set()
-    for token in ("first", "second"):
-        made = lab.volume(token=token)
-        lab.double.fault("lose", "disks.delete", when="before", times=2)
-        for backend in (lab.backend, lab.process()):
-            with pytest.raises(RetryableError, match="no answer"):
-                backend.delete_volume(made.id, lab.guard)
-        ids |= {call["token"] for call in lab.double.calls("disks.delete")}
-        lab.backend.delete_volume(made.id, lab.guard)
-        lab.settle()
-    assert len(ids) == 2
-    assert lab.count("disks.delete") == 6
-
-
-@pytest.mark.parametrize("other_process", [False, True])
-def test_a_deletion_that_failed_late_is_begun_anew(lab: Lab, other_process: bool) -> None:
-    """Its requestId is answered with that failure from then on."""
-    made = lab.volume()
-    lab.double("fail_later", action="disks.delete", code="INTERNAL_ERROR")
-    lab.backend.delete_volume(made.id, lab.guard)
-    lab.settle()
-    assert lab.seen_volume(made).state is VolumeState.AVAILABLE
-    (lab.process() if other_process else lab.backend).delete_volume(made.id, lab.guard)
-    lab.settle()
-    assert lab.see().volumes == ()
-
-
-def test_labels_that_somebody_has_changed_are_not_ours(lab: Lab) -> None:
-    """The description says whose it is, and cannot be changed."""
-    made = lab.volume()
-    raw = lab.disk(made)
-    body = {"labels": {**raw["labels"], "rankvol-run": "run-9"}, "labelFingerprint": raw["labelFingerprint"]}
-    lab.double.rest().post(f"zones/{ZONE}/disks/{made.name}/setLabels", body)
-    lab.settle()
-    with pytest.raises(NotOurs):
-        lab.process().delete_volume(made.id, lab.guard)
 
 
 def test_an_adopted_volume_goes_by_its_name_unless_two_have_it(lab: Lab) -> None:
@@ -372,103 +256,3 @@ def test_an_observation_has_adopted_volumes_by_their_names_in_one_call(lab: Lab)
     group = lab.group.__class__.from_dict({**lab.group.to_dict(), "names": list(names)})
     assert [volume.name for volume in lab.backend.observe(group).volumes] == ["shard-3"]
     assert lab.count("disks.aggregatedList") == 2
-
-
-def test_a_zone_that_cannot_be_reached_is_not_taken_for_empty(lab: Lab) -> None:
-    lab.volume()
-    lab.double("unreachable", zone=ZONE)
-    for process in (lab.backend, lab.process()):
-        with pytest.raises(RetryableError, match=ZONE):
-            process.observe(lab.group)
-
-
-def test_a_zone_that_cannot_be_reached_does_not_stop_groups_that_lie_elsewhere(lab: Lab) -> None:
-    """Whoever has seen the group as a whole knows where it lies; whoever has not waits."""
-    made = lab.volume()
-    lab.see()
-    lab.double("unreachable", zone=OTHER_ZONE)
-    assert lab.seen_volume(made).id == made.id
-    with pytest.raises(RetryableError, match=OTHER_ZONE):
-        lab.process().observe(lab.group)
-
-
-def test_a_throttled_wait_does_not_hide_why_a_disk_was_not_made(lab: Lab) -> None:
-    """The operation goes on meanwhile, and the same requestId leads to it."""
-    lab.double.settings(quotas={"SSD_TOTAL_GB": 15.0}, create_disk_s=3.0)
-    lab.double.fault("throttle", action="zoneOperations.wait")
-    with pytest.raises(Throttled):
-        lab.volume(size="20GB")
-    with pytest.raises(QuotaExceeded, match="QUOTA_EXCEEDED"):
-        lab.volume(size="20GB")
-
-
-def test_who_made_a_volume_elsewhere_has_not_seen_the_group_as_a_whole(lab: Lab) -> None:
-    lab.volume(1, OTHER_ZONE)
-    process = lab.process()
-    process.create_volume(lab.request(0))
-    lab.double("unreachable", zone=OTHER_ZONE)
-    with pytest.raises(RetryableError, match=OTHER_ZONE):
-        process.observe(lab.group)
-
-
-def test_a_zone_counts_where_the_answer_to_a_creation_was_lost(lab: Lab) -> None:
-    """Nothing of it is known, and it may be there."""
-    lab.volume(0)
-    lab.see()
-    lab.double.fault("lose", "disks.insert", when="after")
-    with pytest.raises(RetryableError):
-        lab.volume(1, OTHER_ZONE)
-    lab.double("unreachable", zone=OTHER_ZONE)
-    with pytest.raises(RetryableError, match=OTHER_ZONE):
-        lab.see()
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        ({"kind": "throttle"}, Throttled),
-        ({"kind": "error"}, RetryableError),
-        ({"kind": "lose"}, RetryableError),
-        ({"kind": "error", "code": "somethingNew", "status": 400}, FinalError),
-        ({"kind": "error", "code": "somethingNew", "status": 503}, RetryableError),
-        ({"kind": "error", "code": "somethingNew", "status": 403}, AuthDenied),
-    ],
-    ids=str,
-)
-def test_every_answer_becomes_an_error_of_ours(lab: Lab, fault: dict[str, Any], expected: type[BackendError]) -> None:
-    lab.double.fault(action="disks.aggregatedList", **fault)
-    with pytest.raises(BackendError) as caught:
-        lab.see()
-    assert type(caught.value) is expected
-    assert caught.value.verb == "observe"
-
-
-def test_a_missing_right_is_named(lab: Lab) -> None:
-    lab.double("deny", actions=["compute.disks.create"])
-    with pytest.raises(AuthDenied, match=r"right compute\.disks\.create; docs/gcp-role\.yaml"):
-        lab.volume()
-
-
-def test_credentials_that_are_no_good_are_told(lab: Lab) -> None:
-    lab.double("credentials", state="invalid")
-    with pytest.raises(AuthDenied, match="credentials of the connection"):
-        lab.see()
-
-
-def test_a_connection_that_broke_is_tried_once_more(lab: Lab) -> None:
-    """An idle connection may be closed at any time; a call with a requestId does nothing twice."""
-    patient = lab_on(lab.double, num_retries=5)
-    lab.double.fault("lose", "disks.insert", when="after")
-    assert patient.volume().state is VolumeState.AVAILABLE
-    lab.double.fault("lose", "disks.aggregatedList")
-    assert len(patient.see().volumes) == 1
-    assert len(lab.double.state()["disks"]) == 1
-
-
-def test_an_operation_that_goes_on_is_asked_again(lab: Lab) -> None:
-    lab.double.freeze()
-    with pytest.raises(NotReady, match="asked again"):
-        lab.volume()
-    lab.settle()
-    assert lab.volume().state is VolumeState.AVAILABLE
-    assert len(lab.double.state()["disks"]) == 1
