@@ -19,8 +19,9 @@ from tests.clouds.nodes.host import why_not
 __all__ = ["page_app", "page_cloud"]  # fixtures, too
 
 _HERE = Path(__file__).parent
-# A normal run sees on EC2 the ways in which runs are mended, cut off and kept apart, and a small gang.
+# A normal run sees on EC2 the ways in which runs are mended, cut off and kept apart, a small gang, and a function.
 _QUICK_ON_AWS = {
+    "test_a_function_runs_on_every_ranks_node_and_gather_lists_what_they_return",
     "test_a_failed_rank_fails_alone_and_is_mended_by_clearing_only_it",
     "test_a_node_that_never_boots_fails_its_rank",
     "test_a_rank_whose_console_is_lost_goes_on_from_its_record",
