@@ -158,7 +158,7 @@ class Disk:
         """Return the record that a backend hands out."""
         return Volume(
             self.id, self.name, self.state(now), self.size_gib, self.type, self.created_at, self.tags,
-            self.zone, self.attached_to, self.blank,
+            self.zone, self.attached_to, self.blank, attached_at=self.attached_at,
         )  # fmt: skip
 
 

@@ -153,6 +153,7 @@ def plain_item(item: Item, prices: PriceTable, now: datetime) -> dict[str, Any]:
     if isinstance(resource, Volume):
         cost = item.cost(prices, now)
         row |= {"size_gib": resource.size_gib, "type": resource.type, "scope": tags.scope, "reclaim": tags.reclaim}
+        row |= {"attached": to_iso(resource.attached_at)}
         row |= costs_of([cost] if cost else [])
     else:
         row |= {"attempt": tags.attempt, "role": tags.role, "trouble": resource.trouble or resource.reason}

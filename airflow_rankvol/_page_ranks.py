@@ -103,7 +103,14 @@ def _spans(row: Mapping[str, Any], task: RankTask | None, now: datetime) -> list
         spans.append(("create", start, max(up, start) if up else None))
     if up:
         over = all(node["state"] == NodeState.ENDED for node in row["nodes"])
-        spans.append(("up", up, (task.end if task and task.end else now) if over else None))
+        end = (task.end if task and task.end else now) if over else None
+        attached = max(filter(None, (_time(item.get("attached", "")) for item in row["volumes"])), default=None)
+        # A volume that is kept was attached to nodes before this one, too.
+        holds = max(attached, up) if attached and attached >= up else None
+        if holds or not over:
+            spans.append(("launch", up, holds))
+        if holds or over:
+            spans.append(("up", holds or up, end))
     return spans
 
 

@@ -88,6 +88,7 @@ class Volume:
     """A volume as a backend sees it now; ``tags`` is None for one that is not ours.
 
     ``iops`` and ``throughput_mibps`` (MiB/s) are what is provisioned, and may be billed; None where nobody said.
+    ``attached_at`` is when ``attached_to`` was given it.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Volume:
     blank: bool = False
     iops: int | None = None
     throughput_mibps: int | None = None
+    attached_at: datetime | None = None
 
     @property
     def label(self) -> str:

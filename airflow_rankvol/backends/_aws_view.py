@@ -104,7 +104,7 @@ def name_of(raw: Mapping[str, Any]) -> str:
 
 def volume_of(raw: Mapping[str, Any]) -> Volume:
     """Return a described volume."""
-    state, holder = _volume_state(raw)
+    state, attachment = _volume_state(raw)
     created_at = _utc(raw.get("CreateTime"))
     return Volume(
         id=raw["VolumeId"],
@@ -115,10 +115,11 @@ def volume_of(raw: Mapping[str, Any]) -> Volume:
         created_at=created_at,
         tags=_dated(our_tags(raw), created_at),
         zone=raw.get("AvailabilityZone"),
-        attached_to=holder,
+        attached_to=attachment.get("InstanceId"),
         blank=not raw.get("SnapshotId") and not raw.get("SourceVolumeId"),
         iops=raw.get("Iops"),
         throughput_mibps=raw.get("Throughput"),
+        attached_at=attachment.get("AttachTime"),
     )
 
 
@@ -130,16 +131,15 @@ def _dated(tags: Tags | None, created_at: datetime) -> Tags | None:
     return tags.with_(expiry=to_iso(created_at + timedelta(seconds=int(found[1]))))
 
 
-def _volume_state(raw: Mapping[str, Any]) -> tuple[VolumeState, str | None]:
-    """Return the state and the node. Only EC2 says that a volume is free, whatever became of its node."""
+def _volume_state(raw: Mapping[str, Any]) -> tuple[VolumeState, Mapping[str, Any]]:
+    """Return the state and the attachment. Only EC2 says that a volume is free, whatever became of its node."""
     state = raw.get("State", "")
     if state in _VOLUME_STATES:
-        return _VOLUME_STATES[state], None
+        return _VOLUME_STATES[state], {}
     attachment = next(iter(raw.get("Attachments") or ()), None)
     if attachment is None:
-        return VolumeState.DETACHING, None  # in use, without saying by whom: between two states
-    attached = _ATTACHMENT_STATES.get(attachment.get("State", ""), VolumeState.ATTACHED)
-    return attached, attachment.get("InstanceId")
+        return VolumeState.DETACHING, {}  # in use, without saying by whom: between two states
+    return _ATTACHMENT_STATES.get(attachment.get("State", ""), VolumeState.ATTACHED), attachment
 
 
 def instance_state(raw: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ ROOT_LABEL = f"{PREFIX}root"
 #: What is asked of lists: an instance's metadata hold its script, which is large.
 DISK_FIELDS = (
     "id,name,zone,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,"
-    "creationTimestamp,sourceImage,sourceSnapshot,sourceDisk,sourceInstantSnapshot,sourceStorageObject"
+    "creationTimestamp,lastAttachTimestamp,sourceImage,sourceSnapshot,sourceDisk,sourceInstantSnapshot,"
+    "sourceStorageObject"
 )
 INSTANCE_FIELDS = (
     "id,name,zone,status,labels,description,creationTimestamp,networkInterfaces(networkIP),"
@@ -103,6 +104,7 @@ def volume_of(raw: Raw) -> Volume:
         blank=not any(raw.get(source) for source in _SOURCES),
         iops=_number(raw.get("provisionedIops")),
         throughput_mibps=_number(raw.get("provisionedThroughput")),
+        attached_at=_utc(raw["lastAttachTimestamp"]) if users and raw.get("lastAttachTimestamp") else None,
     )
 
 

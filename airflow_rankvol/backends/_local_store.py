@@ -45,8 +45,8 @@ class VolumeFile:
     mode: str
     tags: Mapping[str, str]
 
-    def seen(self, holder: str | None) -> Volume:
-        """Return the volume as the protocol shows it, with the live node that holds it."""
+    def seen(self, holder: NodeFile | None) -> Volume:
+        """Return the volume as the protocol shows it, with the live node that holds it from its launch on."""
         return Volume(
             id=self.id,
             name=self.name,
@@ -55,8 +55,9 @@ class VolumeFile:
             type=self.type,
             created_at=from_iso(self.created_at) or utc_now(),
             tags=Tags.from_dict(self.tags),
-            attached_to=holder,
+            attached_to=holder.id if holder else None,
             blank=Tags.from_dict(self.tags) is not None,
+            attached_at=from_iso(holder.created_at) if holder else None,
         )
 
 

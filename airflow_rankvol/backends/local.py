@@ -141,8 +141,7 @@ class LocalBackend:
                         verb="create_volume",
                         resource=request.name,
                     )
-        holder = self.holding.of(found.id)
-        return found.seen(holder.id if holder else None)
+        return found.seen(self.holding.of(found.id))
 
     def add_untagged_volume(self, name: str, size_gib: float) -> Volume:
         """Create a blank volume as somebody does by hand: without our tags, to be adopted by its name."""
@@ -269,7 +268,7 @@ class LocalBackend:
         relevant = [item for item in everyone if item.id in wanted or names & set(item.volumes)]
         views = {item.id: seen(self.store, self.lives, item) for item in relevant}
         live = (item for item in relevant if views[item.id].state is not NodeState.ENDED)
-        holders = {volume_id: item.id for item in live for volume_id in item.volumes}
+        holders = {volume_id: item for item in live for volume_id in item.volumes}
         return Observation(
             volumes=tuple(item.seen(holders.get(item.id)) for item in volumes),
             nodes=tuple(views[item.id] for item in nodes),

@@ -7,7 +7,7 @@ const PARTS = {
   launch: "node launched",
   attach: "attached, system comes up",
   run: "commands run",
-  up: "node is up",
+  up: "node has its volumes",
   gather: "gather",
   delete: "delete",
 };

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from airflow_rankvol import _page_runs
+from airflow_rankvol import _page_looks, _page_runs
 from airflow_rankvol._page_app import HEADERS
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import NotOurs
@@ -77,6 +77,35 @@ def test_a_viewer_sees_groups_and_ranks_and_may_not_remove(
     answer = client.post("/api/remove", json={"resources": orphans(client)}, headers=SAME_ORIGIN)
     assert answer.status_code == 403
     assert page_cloud.names == set(names)
+
+
+def test_a_live_ranks_bar_is_told_by_what_the_cloud_shows(
+    page_cloud: Cloud, client_of: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its volume's creation, its node's, and the volumes' attachment; what has not ended yet has no end."""
+    page_cloud.volumes(nodes=2)
+    page_cloud.runs["etl", "r1"] = RunState.LIVE
+    client, cloud = client_of("viewer"), page_cloud.backend
+    monkeypatch.setattr(_page_looks, "FRESH_S", 0)
+
+    def bar() -> list[tuple[str, float, float | None]]:
+        (group,) = client.get("/api/groups").json()["groups"]
+        where = {name: group[name] for name in ("dag", "run", "group")}
+        rank = client.get("/api/ranks", params=where).json()["ranks"][0]
+        return [(kind, since(start), since(end) if end else None) for kind, start, end in rank["spans"]]
+
+    def since(time: str) -> float:
+        return (datetime.fromisoformat(time) - made).total_seconds()
+
+    first = min(cloud.volumes.values(), key=lambda disk: disk.tags.rank if disk.tags else 0)
+    made = first.created_at
+    assert bar() == [("create", 0, None)]
+    cloud.clock.sleep(10)  # after the 2 s that the creation took
+    page_cloud.node("node-0", waits_for=first.id)
+    assert bar() == [("create", 0, 12), ("launch", 12, None)]
+    cloud.clock.sleep(30)
+    cloud.attach(first.id, cloud.nodes["node-0"].id)
+    assert bar() == [("create", 0, 12), ("launch", 12, 43), ("up", 43, None)]
 
 
 def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(

@@ -16,9 +16,12 @@ def test_a_node_holds_its_volume_while_it_lives(lab: Lab) -> None:
     seen = lab.see().volume(volume.id)
     assert seen is not None
     assert (seen.state, seen.attached_to) == (VolumeState.ATTACHED, node.id)
+    assert seen.attached_at is not None
+    assert volume.created_at <= node.created_at <= seen.attached_at
     lab.backend.attach(volume.id, node.id)
     lab.backend.delete_node(node.id, lab.guard)
     until(lambda: [v.state for v in lab.see().volumes] == [VolumeState.AVAILABLE], "the volume stays attached")
+    assert [(v.attached_to, v.attached_at) for v in lab.see().volumes] == [(None, None)]
 
 
 def test_launching_the_same_name_twice_gives_the_same_node(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from airflow_rankvol.backends.base import NodeRequest, Selector
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.plan import RunIdentity, make_plan
-from airflow_rankvol.records import Tags, to_iso
+from airflow_rankvol.records import Attachment, Tags, to_iso
 from airflow_rankvol.spec.job import RankJob
 from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.testing import FakeBackend
@@ -38,11 +38,12 @@ class Cloud:
         plan = make_plan(RankJob.model_validate(fields), RunIdentity(OWNER, dag, run, "ranks"))
         return [v.name for slot in provision(self.backend, plan, generation=1) for v in slot.volumes]
 
-    def node(self, name: str, dag: str = "etl", run: str = "r1") -> None:
-        """Make a node that runs for an hour."""
+    def node(self, name: str, dag: str = "etl", run: str = "r1", *, waits_for: str = "") -> None:
+        """Make a node that runs for an hour, once it has the volume that it waits for."""
         expiry = to_iso(self.backend.clock.now() + timedelta(hours=1))
         tags = Tags(owner=OWNER, dag=dag, run=run, group="ranks", key="k", rank=0, expiry=expiry, role="rank")
-        request = NodeRequest(name, None, NodeTemplate(), tags, attachments=(), script="", lifetime_s=3600, token=name)
+        wanted = (Attachment(waits_for, "data", "/data", 0),) if waits_for else ()
+        request = NodeRequest(name, None, NodeTemplate(), tags, wanted, script="", lifetime_s=3600, token=name)
         self.backend.create_node(request)
 
     @property
