@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import Asset, BaseOperator, BaseOperatorLink
 
 from airflow_rankvol._base_operator import resolved
 from airflow_rankvol._lineage import lineage_of
+from airflow_rankvol.links import GroupOnPage
 from airflow_rankvol.templating import shield
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class AnnounceDestination(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("destination",)
+    operator_extra_links: Sequence[BaseOperatorLink] = (GroupOnPage(),)
     ui_color = "#dbe9f6"
 
     def __init__(

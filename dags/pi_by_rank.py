@@ -19,7 +19,7 @@ BATCH = 50_000
 @rank_task(
     nodes="{{ params.nodes }}",
     volumes=["data-volume-${NODE_RANK}:/data_volume"],
-    volume_template={"size": "{{ params.size }}"},
+    volume_template={"size": "{{ params.size }}", "reclaim": "{{ params.reclaim }}"},
     rank_args={"retries": 1},
 )
 def throw(rank: int, nodes: int, volume: str, points: str, seed: str) -> dict[str, int]:
@@ -71,6 +71,12 @@ with DAG(
             type="string",
             pattern=r"^[1-9][0-9]*(MB|GB|TB)$",
             description="Size of each rank's volume; clouds give whole GB",
+        ),
+        "reclaim": Param(
+            "delete",
+            type="string",
+            enum=["delete", "delete_always", "retain"],
+            description="What becomes of the volumes: gone once gathered, gone whatever happened, or kept",
         ),
     },
 ) as dag:

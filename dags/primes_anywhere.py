@@ -30,6 +30,24 @@ with DAG(
             {}, type="object", description="Node template: what such a node is there, as in the DAG's documentation"
         ),
         "nodes": Param(4, type="integer", minimum=1, maximum=256, description="Number of ranks"),
+        "size": Param(
+            "10GB",
+            type="string",
+            pattern=r"^[1-9][0-9]*(GB|TB)$",
+            description="Size of each rank's volume, in whole GB",
+        ),
+        "type": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[a-z][a-z0-9-]*$",
+            description="Type of the volumes, as the cloud calls it (gp3, pd-balanced); its usual one when left empty",
+        ),
+        "reclaim": Param(
+            "delete",
+            type="string",
+            enum=["delete", "delete_always", "retain"],
+            description="What becomes of the volumes: gone once gathered, gone whatever happened, or kept",
+        ),
         "limit": Param(
             200_000, type="integer", minimum=3, maximum=10_000_000, description="The numbers are those below this one"
         ),
@@ -41,6 +59,7 @@ with DAG(
         node="{{ params.node | tojson }}",
         nodes="{{ params.nodes }}",
         volumes=["primes-${NODE_RANK}:/primes"],
+        volume_template="{{ {'size': params.size, 'type': params.type, 'reclaim': params.reclaim} | tojson }}",
         files={"primes.py": "include/primes.py"},
         commands=["python3 primes.py find {{ params.limit }} $VOLUME_PATH/primes.txt"],
         gather=["python3 primes.py merge $RANKS_PATH/*/primes/primes.txt"],

@@ -114,10 +114,10 @@ class Stack(Api):
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str) -> str:
-        """Return everything that a task's tries (and their triggers) logged."""
+    def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: str = "*") -> str:
+        """Return everything that a task's tries, or one of them, and their triggers logged."""
         base = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
-        return "\n".join(path.read_text() for path in sorted(base.rglob("attempt=*")) if path.is_file())
+        return "\n".join(path.read_text() for path in sorted(base.rglob(f"attempt={attempt}.log*")) if path.is_file())
 
     def logs(self) -> str:
         """Return the end of every component's log."""

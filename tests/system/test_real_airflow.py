@@ -30,7 +30,7 @@ DAGS = {
     "retried": """
         with DAG("retried", schedule=None) as dag:
             rank_job("job", nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
-                commands=["if [ ! -e $VOLUME_PATH/once ]; then touch $VOLUME_PATH/once; exit 9; fi"],
+                commands=["if [ ! -e $VOLUME_PATH/once ]; then touch $VOLUME_PATH/once; echo no custard; exit 9; fi"],
                 rank_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
     """,
     "gang": """
@@ -129,10 +129,14 @@ def test_a_rank_that_fails_in_the_triggerer_logs_why_and_has_a_result(stack: Sta
 
 
 def test_a_rank_that_fails_in_the_triggerer_is_retried_with_its_files(stack: Stack) -> None:
-    """A failure that ends in the trigger honours retries, on the same volume."""
+    """A failure that ends in the trigger honours retries, on the same volume; the first try's log says why."""
     run_id = stack.runs["retried"]
     assert stack.wait("retried", run_id) == "success", stack.states("retried", run_id)
     assert [stack.xcom("retried", run_id, "job.run_rank", rank)["attempt"] for rank in (0, 1)] == [2, 2]
+    first = stack.task_log("retried", run_id, "job.run_rank", "1")
+    assert first.count("no custard") >= 2  # of each rank
+    assert first.count("exit code 9") >= 2
+    assert "exit code 9" not in stack.task_log("retried", run_id, "job.run_rank", "2")
     assert leftovers(stack, "--dag", "retried") == []
 
 

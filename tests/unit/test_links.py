@@ -120,12 +120,12 @@ def test_the_ui_knows_the_links_of_each_task() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
     with DAG("linked", schedule=None) as dag:
-        rank_job("job", nodes=2, volumes="data-${NODE_RANK}:/data", commands="true")
+        rank_job("job", nodes=2, volumes="data-${NODE_RANK}:/data", commands="true", destination="s3://results/etl")
     read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     links = {task.task_id.removeprefix("job."): task.extra_links for task in read.tasks}
     assert links["create_volumes"] == [PAGE, VOLUMES]
     assert links["run_rank"] == links["gather"] == [NODE, PAGE, VOLUMES]
-    assert links["plan"] == links["delete_volumes"] == [PAGE]
+    assert links["plan"] == links["delete_volumes"] == links["done"] == [PAGE]
 
 
 @pytest.mark.parametrize("base", ["", "https://airflow.example/team/"])
