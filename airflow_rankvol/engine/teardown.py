@@ -138,6 +138,8 @@ class _Ending:
         doomed: list[tuple[Volume, Guard]] = []
         kept: list[Kept] = []
         for volume in observation.volumes:
+            if _is_of_others(self.group, volume):
+                continue
             verdict = _other_user(self.group, volume, own) or _verdict(
                 self.group, volume, wanted.get(volume.name), self.collected
             )
@@ -182,6 +184,17 @@ def _verdict(
     if is_collected(tags, group, collected):
         return guard
     return kept("its results were not collected")
+
+
+def _is_of_others(group: Group, volume: Volume) -> bool:
+    """Say whether a volume is none of this run's affair: in global scope, a look shows those of all the owner's DAGs.
+
+    What this run has made or was handed stays its own, also where the job names it no more.
+    """
+    tags = volume.tags
+    if tags is None or (tags.owner, tags.key) != (group.owner, group.global_key):
+        return False
+    return not (volume.name in group.names or tags.made_by(group) or tags.used_by == group.key)
 
 
 def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | None:
