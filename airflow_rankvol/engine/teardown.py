@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
 from airflow_rankvol.engine.calls import patiently
@@ -70,8 +71,11 @@ def teardown(
     """
     begun = backend.clock.now()
     ending = _Ending(backend, group, plan, collected, sure, nodes_timeout_s, volumes_timeout_s)
-    report = ending.once(patiently(backend, backend.observe, group))
-    if _all_collected(plan, collected):
+    seen = patiently(backend, backend.observe, group)
+    report = ending.once(seen)
+    if _all_collected(plan, collected) and not ending.retried_since(
+        begun - timedelta(seconds=backend.listing_lag_s), seen
+    ):
         return report  # every node was seen to its end
     # A task that was killed may have made something a moment ago that no listing has shown until now.
     backend.clock.sleep(max(0.0, backend.listing_lag_s - (backend.clock.now() - begun).total_seconds()))
@@ -103,6 +107,10 @@ class _Ending:
         """Say whether there is something of the group that was not dealt with."""
         seen = {node.id for node in self._own(observation)} | {volume.id for volume in observation.volumes}
         return not seen <= self._known
+
+    def retried_since(self, moment: datetime, observation: Observation) -> bool:
+        """Say whether a later try's node was launched since then: that of a try killed before it may be unlisted yet."""
+        return any(node.created_at > moment for node in self._own(observation) if node.tags and node.tags.attempt > 1)
 
     def once(self, observation: Observation) -> TeardownReport:
         """Remove what is to go.
