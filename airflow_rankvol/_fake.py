@@ -222,6 +222,7 @@ class Machine:
             reason=self.reason,
             step=self.ending.step if lost else "",
             error=self.ending.error if lost else None,
+            gone=self.phase == "ended" and self.stop_at is not None,
         )
 
     def end(self, now: datetime, exit_code: int | None, reason: str) -> None:

@@ -119,7 +119,8 @@ class Node:
     is None until it ended, and stays None when it was lost. ``reason`` says why it ended without a report, and ``step``
     what to do about that. ``error`` is what its launch would have raised had the cloud known at once that it cannot be,
     and None for one that was lost otherwise. ``trouble`` says why it has not come up although it runs: that is looked
-    into only when its ``boot_timeout`` is over.
+    into only when its ``boot_timeout`` is over. ``gone`` says that nothing is left of it to delete, although the cloud
+    may list it for a while yet, as EC2 does.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Node:
     step: str = ""
     error: type[BackendError] | None = None
     trouble: str = ""
+    gone: bool = False
 
     @property
     def label(self) -> str:

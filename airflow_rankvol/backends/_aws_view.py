@@ -174,6 +174,7 @@ def node_of(raw: Mapping[str, Any], *, attached: int = 0, released: bool = False
         reason=reason_of(raw) if ended else "",
         step=step_of(raw) if ended else "",
         error=refusal.error if refusal else None,
+        gone=instance_state(raw) in GOING,
     )
 
 

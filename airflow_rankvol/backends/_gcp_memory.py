@@ -24,7 +24,8 @@ MAX_KEPT = 4096
 
 K = TypeVar("K")
 V = TypeVar("V")
-_UP = frozenset({"PROVISIONING", "STAGING", "RUNNING"})
+#: In these an instance stays where its deletion has failed.
+_STAYS = frozenset({"PROVISIONING", "STAGING", "RUNNING", "SUSPENDED", "STOPPED", "TERMINATED"})
 _NAMESPACE = uuid.UUID("6f7ec1b4-3f0e-5d43-9a53-6a1d6f6f9f0c")
 
 
@@ -120,10 +121,10 @@ class Memory:
     def is_going(self, raw: Raw) -> bool:
         """Say whether an instance that this process has deleted may be taken for ended already.
 
-        Not for long where it runs on: a deletion is an operation that may fail after it was accepted.
+        Not for long where it runs on, or stays stopped: a deletion is an operation that may fail after it was accepted.
         """
         at = self._deleted.get(str(raw.get("id")))
-        return at is not None and (raw.get("status") not in _UP or self._now() - at < DELETING_S)
+        return at is not None and (raw.get("status") not in _STAYS or self._now() - at < DELETING_S)
 
     def report(self, number: str, read: Callable[[], str | None]) -> str | None:
         """Return the last report of a node, by its number; read once."""

@@ -194,7 +194,7 @@ class Backend(Protocol):
         """Return every volume and node of the group, and the volumes of ``group.names``, in one batched read.
 
         A node that has ended stays listed, with its report, until ``delete_node``; one that was deleted is not
-        listed any more. The engine reads late ranks' results and a gang's fate from that.
+        listed any more, or only as ``gone``. The engine reads late ranks' results and a gang's fate from that.
         """
 
     def list_owned(self, selector: Selector) -> Observation:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.creation import Creation, has_open_zone, zone_of
 from airflow_rankvol.engine.marks import check_claims, hand_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
-from airflow_rankvol.records import Group, Observation, Slot, SlotVolume, Volume, VolumeState
+from airflow_rankvol.records import Group, NodeState, Observation, Slot, SlotVolume, Volume, VolumeState
 from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
@@ -130,11 +130,20 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
         )
     holder = observation.node(found.attached_to)
     if found.attached_to and not (holder and holder.tags and holder.tags.key == group.key):
-        raise conflict(
-            f"it is attached to {found.attached_to}, a live node of another run; neither was touched. "
-            "Wait for that run to end"
-        )
+        raise conflict(_held_elsewhere(backend, group, found.attached_to))
     return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.made_by(group))
+
+
+def _held_elsewhere(backend: Backend, group: Group, node_id: str) -> str:
+    """Say which node of another run holds a volume, and what to do: one that has ended frees nothing by itself."""
+    holder = backend.list_owned(Selector(owner=group.owner)).node(node_id)
+    if holder and holder.tags and holder.state is NodeState.ENDED:
+        return (
+            f"it is attached to {node_id}, a node of run {holder.tags.run} of DAG {holder.tags.dag} that has ended and "
+            "still holds it; neither was touched. Once that run is over, clear its delete_volumes, or run "
+            "`rankvol reap --yes`; then clear this task"
+        )
+    return f"it is attached to {node_id}, a live node of another run; neither was touched. Wait for that run to end"
 
 
 def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:

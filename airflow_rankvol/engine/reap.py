@@ -11,12 +11,7 @@ from enum import StrEnum
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.marks import never_handed_out
-from airflow_rankvol.engine.teardown import (
-    NODES_TIMEOUT_S,
-    VOLUMES_TIMEOUT_S,
-    delete_nodes,
-    delete_volumes,
-)
+from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
 from airflow_rankvol.errors import BackendError, VolumeBusy
 from airflow_rankvol.records import Node, Observation, Role, Tags, Volume, from_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
+from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out
-from airflow_rankvol.errors import BackendError, LeakError
+from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
+from airflow_rankvol.errors import LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, NodeState, Observation, Volume
+from airflow_rankvol.records import Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
-
-# EC2 takes up to a few minutes to terminate an instance; a volume is free only after that.
-NODES_TIMEOUT_S = 600.0
-VOLUMES_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,11 @@ def teardown(
     """
     begun = backend.clock.now()
     ending = _Ending(backend, group, plan, collected, sure, nodes_timeout_s, volumes_timeout_s)
-    report = ending.once(patiently(backend, backend.observe, group))
-    if _all_collected(plan, collected):
+    seen = patiently(backend, backend.observe, group)
+    report = ending.once(seen)
+    if _all_collected(plan, collected) and not ending.retried_since(
+        begun - timedelta(seconds=backend.listing_lag_s), seen
+    ):
         return report  # every node was seen to its end
     # A task that was killed may have made something a moment ago that no listing has shown until now.
     backend.clock.sleep(max(0.0, backend.listing_lag_s - (backend.clock.now() - begun).total_seconds()))
@@ -106,6 +107,10 @@ class _Ending:
         """Say whether there is something of the group that was not dealt with."""
         seen = {node.id for node in self._own(observation)} | {volume.id for volume in observation.volumes}
         return not seen <= self._known
+
+    def retried_since(self, moment: datetime, observation: Observation) -> bool:
+        """Say whether a later try's node was launched since then: that of a try killed before it may be unlisted yet."""
+        return any(node.created_at > moment for node in self._own(observation) if node.tags and node.tags.attempt > 1)
 
     def once(self, observation: Observation) -> TeardownReport:
         """Remove what is to go.
@@ -141,6 +146,8 @@ class _Ending:
         doomed: list[tuple[Volume, Guard]] = []
         kept: list[Kept] = []
         for volume in observation.volumes:
+            if _is_of_others(self.group, volume):
+                continue
             verdict = _other_user(self.group, volume, own) or _verdict(
                 self.group, volume, wanted.get(volume.name), self.collected
             )
@@ -159,76 +166,6 @@ def leak(problems: Mapping[str, str]) -> LeakError:
         "task to try again, or run `rankvol reap`",
         resources=tuple(problems),
     )
-
-
-def delete_nodes(
-    backend: Backend,
-    nodes: Sequence[Node],
-    observe: Callable[[], Observation],
-    problems: dict[str, str],
-    *,
-    timeout_s: float,
-) -> list[str]:
-    """Delete nodes of ours and verify that each is gone (or at least ended); return their labels."""
-
-    def delete(node: Node) -> None:
-        assert node.tags is not None  # noqa: S101 - callers pass only nodes that carry our tags
-        guard = Guard(owner=node.tags.owner, key=node.tags.key)
-        try:
-            patiently(backend, backend.delete_node, node.id, guard)
-        except BackendError as exc:
-            problems[node.label] = str(exc)
-
-    in_parallel(backend, nodes, delete)
-    ids = {node.id for node in nodes if node.label not in problems}
-    alive: dict[str, str] = {}
-
-    def gone() -> bool:
-        """One that has ended lets go of its volumes a moment later; one that does not is its volumes' trouble."""
-        alive.clear()
-        seen = patiently(backend, observe)
-        left = {node.id: node for node in seen.nodes if node.id in ids}
-        for node in left.values():
-            if node.state is not NodeState.ENDED:
-                alive[node.label] = f"still {node.state} after {timeout_s:.0f} s"
-        return not alive and not any(volume.attached_to in left for volume in seen.volumes)
-
-    if ids and not wait_until(backend, gone, timeout_s=timeout_s):
-        problems.update(alive)
-    return [node.label for node in nodes if node.label not in problems]
-
-
-def delete_volumes(
-    backend: Backend,
-    doomed: Sequence[tuple[Volume, Guard]],
-    observe: Callable[[], Observation],
-    problems: dict[str, str],
-    *,
-    timeout_s: float,
-) -> list[str]:
-    """Delete volumes and verify that each is gone; return the names of those that are."""
-
-    def delete(item: tuple[Volume, Guard]) -> None:
-        volume, guard = item
-        try:
-            patiently(backend, backend.delete_volume, volume.id, guard)
-        except BackendError as exc:
-            problems[volume.label] = str(exc)
-
-    in_parallel(backend, doomed, delete)
-    ids = {volume.id: volume.label for volume, _ in doomed if volume.label not in problems}
-    left: dict[str, str] = {}
-
-    def gone() -> bool:
-        left.clear()
-        for volume in patiently(backend, observe).volumes:
-            if volume.id in ids:
-                left[ids[volume.id]] = f"still {volume.state} {timeout_s:.0f} s after its deletion was accepted"
-        return not left
-
-    if ids and not wait_until(backend, gone, timeout_s=timeout_s):
-        problems.update(left)
-    return [volume.name for volume, _ in doomed if volume.label not in problems]
 
 
 def _verdict(
@@ -255,6 +192,17 @@ def _verdict(
     if is_collected(tags, group, collected):
         return guard
     return kept("its results were not collected")
+
+
+def _is_of_others(group: Group, volume: Volume) -> bool:
+    """Say whether a volume is none of this run's affair: in global scope, a look shows those of all the owner's DAGs.
+
+    What this run has made or was handed stays its own, also where the job names it no more.
+    """
+    tags = volume.tags
+    if tags is None or (tags.owner, tags.key) != (group.owner, group.global_key):
+        return False
+    return not (volume.name in group.names or tags.made_by(group) or tags.used_by == group.key)
 
 
 def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | None:

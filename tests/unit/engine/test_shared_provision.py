@@ -8,6 +8,7 @@ import pytest
 
 from airflow_rankvol.backends.base import VolumeRequest
 from airflow_rankvol.engine.provision import provision
+from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     NotReady,
     QuotaExceeded,
@@ -139,3 +140,15 @@ def test_another_group_of_the_same_run_waits_for_its_turn() -> None:
         provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
     first.teardown()
     assert provision(backend, plan, generation=1, lives=lambda _dag, _run: True)
+
+
+def test_a_volume_that_an_ended_node_of_another_run_still_holds_is_a_conflict_that_says_so() -> None:
+    backend = FakeBackend(ended_nodes_hold_volumes=True)
+    one = a_rig(1, backend=backend, volume_template={"scope": "dag"})
+    assert one.run_rank(0).error is None
+    two = Rig(backend, a_plan(1, run="run-2", volume_template={"scope": "dag"}))
+    with pytest.raises(VolumeConflict, match=r"of run run-1 of DAG dag that has ended and still holds it.*reap"):
+        two.create()
+    one.reap(RunState.ENDED)
+    backend.clock.sleep(60)
+    assert two.create()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import QuotaExceeded
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, hangs
 
@@ -113,3 +117,40 @@ def test_a_run_that_got_nothing_does_not_delete_what_another_one_is_creating() -
     backend.revive()
     assert Rig(backend, a_plan(2, run="b", volume_template=template)).teardown().deleted == ()
     assert len(maker.teardown().deleted) == 2
+
+
+GLOBAL = {"scope": "global"}
+
+
+def test_volumes_that_only_other_dags_have_are_none_of_a_teardowns_affair() -> None:
+    """In global scope a look shows those of all the owner's DAGs."""
+    others = a_rig(2, dag="other", volumes=["theirs-${NODE_RANK}:/data"], volume_template=GLOBAL)
+    held = others.begin(0)
+    others.backend.endings[("rank", 0)] = hangs()
+    assert others.launch(held) is None
+    others.until_attached(held)
+    others.backend.endings.clear()
+    rig = a_finished_rig(nodes=1, backend=others.backend, volume_template={**GLOBAL, "reclaim": "retain"})
+    assert {volume.name for volume in rig.observe().volumes} == {"data-volume-0", "theirs-0", "theirs-1"}
+    assert [kept.name for kept in rig.teardown().kept] == ["data-volume-0"]
+    assert {"theirs-0", "theirs-1"} <= set(rig.backend.volumes)
+    assert [node.state for node in others.observe().nodes] == ["running"]
+
+
+@pytest.mark.parametrize("again", [{"nodes": 1}, {"volumes": ["renamed-${NODE_RANK}:/data"]}, None], ids=str)
+@pytest.mark.parametrize(("reclaim", "stays"), [("delete_always", 0), ("retain", 2)])
+def test_what_this_run_has_made_and_names_no_more_is_its_affair(
+    again: dict[str, Any] | None, reclaim: str, stays: int
+) -> None:
+    """Its job was changed between two tries, or is not valid any more."""
+    template = {**GLOBAL, "reclaim": reclaim}
+    rig = a_rig(2, volume_template=template)
+    plan = a_plan(**{"nodes": 2, "volume_template": template, **again}) if again else None
+    group = group_of(plan) if plan else replace(rig.group, names=())
+    report = teardown(rig.backend, group, plan)
+    names = ["data-volume-0", "data-volume-1"]
+    assert sorted(report.deleted) == names[stays:]
+    assert sorted(kept.name for kept in report.kept) == names[:stays]
+    assert sorted(rig.backend.volumes) == names[:stays]
+    if stays:
+        assert {disk.tags.used_by for disk in rig.backend.volumes.values() if disk.tags} == {""}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from airflow_rankvol.engine.step import advance, stop_own
+from airflow_rankvol.engine.step import advance, mark_collected, stop_own
 from airflow_rankvol.engine.teardown import teardown
-from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings
+from airflow_rankvol.records import Group, Observation
+from airflow_rankvol.testing import FakeBackend, SimulatedCrash, Timings, hangs
 
 from .engine_kit import Rig, a_rig
 
@@ -82,3 +84,35 @@ def test_where_every_rank_was_collected_the_teardown_does_not_wait() -> None:
     assert waited_s < rig.backend.listing_lag_s
     assert rig.backend.count("observe") - looks <= 8
     assert rig.backend.is_empty
+
+
+class HidesTheFirst(FakeBackend):
+    """A cloud that lists the first try's nodes later than those of the others."""
+
+    listing_lag_s = 60.0
+    hidden_until: datetime = datetime.max.replace(tzinfo=UTC)
+
+    def observe(self, group: Group) -> Observation:
+        seen = super().observe(group)
+        if self.clock.now() >= self.hidden_until:
+            return seen
+        return replace(seen, nodes=tuple(node for node in seen.nodes if node.tags and node.tags.attempt > 1))
+
+
+@pytest.mark.parametrize(("later_s", "waits"), [(0.0, True), (3600.0, False)], ids=["at once", "an hour later"])
+def test_where_a_rank_was_tried_again_the_teardown_waits_for_the_node_of_the_try_before(
+    later_s: float, waits: bool
+) -> None:
+    """Its task was killed right after the launch, and everything else was over before any listing showed that node."""
+    backend = HidesTheFirst(endings={("rank", 0, 1): hangs()})
+    rig = a_rig(1, backend=backend, gather=[])
+    backend.hidden_until = backend.clock.now() + timedelta(seconds=50)
+    advance(backend, rig.work(0), rig.observe(), rig.launcher())
+    assert rig.run_rank(0, 2).error is None
+    mark_collected(backend, rig.gather_work(), [0])
+    backend.clock.sleep(later_s)
+    before = backend.clock.now()
+    report = teardown(backend, rig.group, rig.plan, collected=[0])
+    assert len(report.nodes) == 2
+    assert backend.is_empty
+    assert (backend.clock.now() - before > timedelta(seconds=30)) is waits

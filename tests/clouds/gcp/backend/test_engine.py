@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_rankvol.engine.loop import Watch
-from airflow_rankvol.errors import LeakError, NoCapacity
+from airflow_rankvol.errors import NoCapacity
 from airflow_rankvol.records import Node
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.common.engine import EngineTests
@@ -164,21 +164,3 @@ def test_a_report_that_only_the_serial_port_had_counts_for_who_followed_it(lab: 
     assert outcome is not None
     assert (outcome.error, outcome.result.output) == (None, "seen")
     rig.teardown()
-
-
-def test_a_node_whose_deletion_fails_late_is_named_and_deleted_by_the_next_try(lab: Lab) -> None:
-    """That the call was accepted is not that the node is gone; its volume stays."""
-    rig = lab.rig(1, volume_template={"size": "10GB", "reclaim": "retain"})
-    rig.create()
-    assert rig.launch(rig.begin(0)) is None
-    lab.settle()
-    lab.double("fail_later", action="instances.delete", code="INTERNAL_ERROR", times=1)
-    with pytest.raises(LeakError, match="still running"):
-        rig.teardown()
-    ((node, found),) = lab.double.state()["instances"].items()
-    assert found["status"] == "RUNNING"
-    (label,) = rig.teardown().nodes
-    assert node in label
-    lab.settle()
-    assert lab.double.state()["instances"] == {}
-    assert len(lab.double.state()["disks"]) == 1
