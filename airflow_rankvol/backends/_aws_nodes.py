@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
@@ -46,11 +46,16 @@ _TOKEN_USED = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTermi
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The verbs of nodes."""
+    """The verbs of nodes.
+
+    Args:
+        unanswered: by a launch's token the machine type that it may have got, although no answer has said so.
+    """
 
     ec2: Ec2
     memory: Memory
     places: Places
+    unanswered: dict[str, str] = field(default_factory=dict)
 
     def create(self, request: NodeRequest) -> Node:
         """Launch a node, or return the one of that name and key."""
@@ -198,11 +203,16 @@ class Nodes:
         for machine_type in self._types(request, zone):
             try:
                 image = self.places.image(request.template.image, machine_type)
-                return self._run(request, Machine(machine_type, image, zone))
+                raw = self._run(request, Machine(machine_type, image, zone))
             except BackendError as exc:
                 if code(exc) not in _NEXT_TYPE:
+                    self.unanswered[request.token] = machine_type
                     raise
                 refusals.append(exc)
+            else:
+                self.unanswered.pop(request.token, None)
+                return raw
+        self.unanswered.pop(request.token, None)
         # What may be had later counts more than what never will.
         told = next((refusal for refusal in refusals if isinstance(refusal, RetryableError)), refusals[-1])
         for refusal in refusals:
@@ -211,9 +221,14 @@ class Nodes:
         raise told
 
     def _types(self, request: NodeRequest, zone: str | None) -> list[str]:
-        """Return the machine types to try; last those that an earlier attempt was given and then had no room for."""
+        """Return the machine types to try; last those that an earlier attempt was given and then had no room for.
+
+        First comes one that this process has asked for without an answer: EC2 repeats that by the same token, which is
+        of the type.
+        """
         full = full_types(self.memory.nodes(), request.tags)
-        return sorted(self.places.types_of(request.template, zone), key=lambda name: name in full)
+        asked = self.unanswered.get(request.token)
+        return sorted(self.places.types_of(request.template, zone), key=lambda name: (name != asked, name in full))
 
     def _run(self, request: NodeRequest, machine: Machine) -> Raw:
         parameters = launching(request, machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends.base import Backend, Guard, NodeRequest, Selector
@@ -17,7 +18,9 @@ from airflow_rankvol.engine.results import (
     parse_report,
     result_of,
 )
+from airflow_rankvol.engine.twins import reported
 from airflow_rankvol.engine.views import (
+    attempt_nodes,
     culprit,
     failed_peer,
     free_mounts,
@@ -25,10 +28,12 @@ from airflow_rankvol.engine.views import (
     newest_attempt,
     older_nodes,
     own_node,
+    own_nodes,
     situation_of,
+    spare_nodes,
 )
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import CredentialsRefused, FinalError, RankVolError, RetryableError
+from airflow_rankvol.errors import BackendError, CredentialsRefused, FinalError, RankVolError, RetryableError
 from airflow_rankvol.records import Node, NodeState, Observation, RankResult, Tags, Volume
 
 # EC2 shows new tags within seconds; one that is not shown by then only keeps its volume until it expires.
@@ -78,10 +83,10 @@ def advance(backend: Backend, work: Work, observation: Observation, launcher: La
 
 
 def stop_own(backend: Backend, work: Work, *, at_once: bool = False) -> Node | None:
-    """End this attempt's node, if it runs, and return it; its volumes stay.
+    """End this attempt's node, if it runs, and return it; of several, end all, and return the one that counts.
 
-    One that was launched a moment ago may not be listed yet: it is looked for a little longer, as far as a task that
-    ends has time.
+    Volumes stay. A node that was launched a moment ago may not be listed yet: it is looked for a little longer, as far
+    as a task that ends has time.
 
     Args:
         at_once: share no look with others and wait for no turn. A task's ``on_kill`` runs within a signal's handler, in
@@ -89,20 +94,20 @@ def stop_own(backend: Backend, work: Work, *, at_once: bool = False) -> Node | N
     """
     group = work.group
     listing = Selector(owner=group.owner, dag=group.dag, run=group.run)
-    node: Node | None = None
+    seen = Observation()
 
     def listed() -> bool:
-        nonlocal node
+        nonlocal seen
         seen = (
             patiently(backend, backend.list_owned, listing) if at_once else patiently(backend, backend.observe, group)
         )
-        node = own_node(work, seen)
-        return node is not None
+        return bool(own_nodes(work, seen))
 
     wait_until(backend, listed, timeout_s=min(backend.listing_lag_s, STOP_S))
-    if node and node.state is not NodeState.ENDED:
-        patiently(backend, backend.delete_node, node.id, _guard(work))
-    return node
+    for node in own_nodes(work, seen):
+        if node.state is not NodeState.ENDED:
+            patiently(backend, backend.delete_node, node.id, _guard(work))
+    return own_node(work, seen)
 
 
 def choose_attempt(work: Work, observation: Observation, try_number: int) -> Work:
@@ -179,7 +184,7 @@ def _release(backend: Backend, work: Work, observation: Observation) -> None:
 
 def _collect(backend: Backend, work: Work, observation: Observation, node: Node) -> Outcome:
     """Read how the node ended. It stays until the teardown: whoever repeats this, after a crash, must find it."""
-    raw = backend.read_report(node.id)
+    node, raw = reported(backend, node, own_nodes(work, observation))
     error: RankVolError | None
     report: Report | None = None
     try:
@@ -195,7 +200,12 @@ def _collect(backend: Backend, work: Work, observation: Observation, node: Node)
     result = result_of(work, node, observation, report)
     if error is not None:
         _stop(backend, work, observation, node, error)
-    return Outcome(result=result, report=report, error=error)
+        return Outcome(result=result, report=report, error=error)
+    for spare in spare_nodes(work, observation):
+        if spare.state is not NodeState.ENDED:
+            with suppress(BackendError):  # delete_volumes tries again
+                backend.delete_node(spare.id, _guard(work))
+    return Outcome(result=result, report=report)
 
 
 def mark_collected(backend: Backend, work: Work, ranks: Collection[int]) -> None:
@@ -245,7 +255,7 @@ def _still_ours(work: Work, volume: Volume | None) -> bool:
 def _stop(backend: Backend, work: Work, observation: Observation, node: Node | None, error: RankVolError) -> None:
     """End what failed work leaves running; in a gang, the whole gang. What ended stays, to be read."""
     own = [node] if node else []
-    peers = gang_nodes(work, observation) if work.rendezvous else own
+    peers = attempt_nodes(work, observation) if work.rendezvous else own_nodes(work, observation)
     doomed = [peer for peer in peers if peer.state is not NodeState.ENDED and peer != node]
     # Where no node shows that the gang failed, this one's absence has to.
     unseen = work.rendezvous and not failed_peer(work, observation)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from airflow_rankvol.engine.decide import Gang, NodeView, Others, Overdue, Situation, VolumeView
+from airflow_rankvol.engine.twins import chosen, is_settled
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.records import Node, NodeState, Observation, Role, Volume, VolumeState
 
@@ -26,8 +27,23 @@ _WORST_FIRST = tuple(VolumeView)
 
 
 def own_node(work: Work, observation: Observation) -> Node | None:
-    """Return the node of exactly this attempt, or None."""
-    return next((node for node in siblings(work, observation) if _is_of(work, node)), None)
+    """Return the node of exactly this attempt, or None; of several, the one that counts."""
+    nodes = own_nodes(work, observation)
+    return chosen(nodes, work.volume_ids, observation) if nodes else None
+
+
+def own_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return all nodes of exactly this attempt; more than one where a launch was repeated in another way."""
+    return tuple(node for node in siblings(work, observation) if _is_of(work, node))
+
+
+def spare_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return the nodes of this attempt that are one too many, once it is sure which of them counts."""
+    nodes = own_nodes(work, observation)
+    if len(nodes) < 2:
+        return ()
+    own = chosen(nodes, work.volume_ids, observation)
+    return tuple(node for node in nodes if node is not own) if is_settled(own, work.volume_ids, observation) else ()
 
 
 def _is_of(work: Work, node: Node) -> bool:
@@ -54,7 +70,16 @@ def siblings(work: Work, observation: Observation) -> tuple[Node, ...]:
 
 
 def gang_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
-    """Return the nodes of this attempt's whole gang."""
+    """Return the nodes of this attempt's whole gang, one for each rank."""
+    of_rank: dict[int, list[Node]] = {}
+    for node in attempt_nodes(work, observation):
+        of_rank.setdefault(rank_of(node), []).append(node)
+    volume_ids = dict(enumerate(work.gang))
+    return tuple(chosen(nodes, volume_ids.get(rank, ()), observation) for rank, nodes in of_rank.items())
+
+
+def attempt_nodes(work: Work, observation: Observation) -> tuple[Node, ...]:
+    """Return all ranks' nodes of this attempt; of one rank more than one where a launch was repeated in another way."""
     return tuple(node for node in observation.rank_nodes(work.group.key) if _is_of(work, node))
 
 
@@ -86,12 +111,14 @@ def _is_newer(work: Work, observation: Observation, node: Node) -> bool:
 def older_nodes(work: Work, observation: Observation, *, may_launch: bool) -> tuple[Node, ...]:
     """Return the nodes that have to go before this attempt may hold the volumes.
 
-    For a rank, its earlier attempts (in a gang, everybody's) and a gather node that has its volumes. For gather,
-    its earlier attempts and any rank's node that nobody watches any more; the released nodes of a gang are left to
-    finish by themselves, because a restarted gang computes its finished ranks again, too. A node that has ended
-    and holds nothing is history: EC2 lists it for another hour, whatever is asked of it.
+    For a rank, its earlier attempts (in a gang, everybody's), of its own attempt what is one too many, and a gather
+    node that has its volumes. For gather, its earlier attempts and any rank's node that nobody watches any more; the
+    released nodes of a gang are left to finish by themselves, because a restarted gang computes its finished ranks
+    again, too. A node that has ended and holds nothing is history: EC2 lists it for another hour, whatever is asked
+    of it.
     """
     older = [n for n in _pool(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
+    older += spare_nodes(work, observation)
     if work.role is Role.GATHER:
         ranks = observation.rank_nodes(work.group.key)
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]

@@ -54,7 +54,7 @@ def unanswered(scene: Scene, point: Point) -> None:
     theirs = scene.strangers()
     scene.double.fault("lose", point.action, service=point.service, nth=point.nth, when="after")
     _goes_on(scene, journal, theirs)
-    tokens = {call["token"] for call in scene.double.calls(point.action)}
+    tokens = {call["token"] for call in scene.double.calls(point.action) if call["made"]}
     assert "" not in tokens
     assert len(tokens) == (RANKS if point.action == scene.ground.makers[0] else RANKS + 1)
 

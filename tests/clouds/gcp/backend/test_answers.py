@@ -117,3 +117,18 @@ def test_an_operation_that_goes_on_is_asked_again(lab: Lab) -> None:
     lab.settle()
     assert lab.volume().state is VolumeState.AVAILABLE
     assert len(lab.double.state()["disks"]) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_launch_whose_answer_was_lost_is_the_same_on_another_machine_type(lab: Lab, known: bool) -> None:
+    """Its name is unique in its zone, so whoever asks for the first type of the list again gets what there is."""
+    lab.double("no_capacity", type="n2-standard-2", times=1)
+    request = lab.node_request(lab.volume(), machine_type="n2-standard-2, n2-standard-4")
+    lab.double.fault("lose", "instances.insert", when="after", nth=2)
+    with pytest.raises(RetryableError):
+        lab.backend.create_node(request)
+    made = (lab.backend if known else lab.process()).create_node(request)
+    lab.settle()
+    assert [node.id for node in lab.see().nodes] == [made.id]
+    (launched,) = lab.double.state()["instances"].values()
+    assert launched["machineType"].endswith("/n2-standard-4")
