@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import io
 import math
 import symtable
 import sys
@@ -170,7 +171,7 @@ def _definition(function: FunctionType) -> tuple[str, ast.FunctionDef]:
         raise ConfigError(f"{name} has decorators besides @rank_task, which would be lost; expected it alone")
     node.decorator_list = []
     first, last = node.lineno, node.end_lineno
-    lines = (block + raw).splitlines(keepends=True)[first - 1 : last]
+    lines = io.StringIO(block + raw).readlines()[first - 1 : last]  # str.splitlines ends lines where Python does not
     return block + "".join(lines), node
 
 

@@ -109,7 +109,7 @@ class _Ending:
         return not seen <= self._known
 
     def retried_since(self, moment: datetime, observation: Observation) -> bool:
-        """Say whether a later try's node was launched since then: that of a try killed before it may be unlisted yet."""
+        """Say whether a later try's node was launched since then: that of one killed before may be unlisted yet."""
         return any(node.created_at > moment for node in self._own(observation) if node.tags and node.tags.attempt > 1)
 
     def once(self, observation: Observation) -> TeardownReport:
