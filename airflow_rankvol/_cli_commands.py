@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from airflow.cli.cli_config import ActionCommand, GroupCommand
 
 DESCRIPTION = "Plan rank jobs, list their volumes and nodes, say what they cost, remove what runs left behind."
-EPILOG = """exit codes: 0 done, or nothing left to remove; 1 something could not be removed, or a backend
-failed; 2 wrong usage, configuration or job; 3 there is something to remove (reap without --yes)"""
+EPILOG = """exit codes: 0 done, or nothing left to remove; 1 something could not be removed, or a backend or
+Airflow's database failed; 2 wrong usage, configuration or job; 3 there is something to remove (reap without --yes)"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,10 @@ COMMANDS = (
             ),
             _argument(
                 "--older-than", type=_duration, metavar="DURATION", help="leave what is younger, such as 2h or 1d12h"
+            ),
+            _argument(
+                "--without-airflow", action="store_true",
+                help="go on where Airflow's database does not answer: runs count as unknown, their expiry alone counts",
             ),
         ),
     ),

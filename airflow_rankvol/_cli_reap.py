@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TextIO
@@ -39,15 +40,21 @@ def list_resources(args: argparse.Namespace, out: TextIO) -> Exit:
 
 def reap_resources(args: argparse.Namespace, out: TextIO) -> Exit:
     """Print what would go and what stays; with ``--yes``, remove it."""
-    airflow = AirflowDatabase()
+    airflow = AirflowDatabase(needed=not args.without_airflow)
+    airflow.demand()
     rules = ReapRules(names=frozenset(args.name), older_than=args.older_than or timedelta())
-    surveys, failed = look(places(args, airflow), _with_word(airflow, args.run), rules, _complain)
+    state_of = _with_word(airflow, airflow.run_state, args.run)
+    surveys, failed = look(places(args, airflow), state_of, rules, _complain)
+    airflow.demand()  # it may have failed meanwhile
     _only_named(surveys, args.name)
-    if args.run and args.dag is None:
+    if args.run and args.dag is None and not airflow.failure:
         _refuse_ambiguous(surveys, airflow, args.run)
     refused = args.yes and _refuse(surveys, args)
     if args.yes:
-        outcomes = [_reap_one(found, _with_word(AirflowDatabase(), args.run)) for found in surveys]
+        # Whoever has answered has to answer again: only what was condemned without an answer goes without one.
+        again = AirflowDatabase(needed=not airflow.failure)
+        state_of = _with_word(again, again.ask, args.run)
+        outcomes = [_reap_one(found, state_of) for found in surveys]
         failed = failed or not all(outcomes)
     _print(surveys, REAP_COLUMNS, args.output, out, whole=not failed)
     left = sum(len(found.doomed) for found in surveys)
@@ -80,12 +87,16 @@ def _complain(what: str) -> None:
     note(f"error: {what}")
 
 
-def _with_word(airflow: AirflowDatabase, run_id: str | None) -> RunStateOf:
-    """Return how a run's state is told: the run that the user names, unknown to Airflow, counts as ended."""
+def _with_word(airflow: AirflowDatabase, ask: RunStateOf, run_id: str | None) -> RunStateOf:
+    """Return how a run's state is told: the run that the user names, unknown to Airflow, counts as ended.
+
+    A database that does not answer has not said that it does not know the run.
+    """
 
     def state(dag: str, run: str) -> RunState:
-        known = airflow.run_state(dag, run)
-        return RunState.ENDED if known is RunState.UNKNOWN and run == run_id else known
+        known = ask(dag, run)
+        taken = known is RunState.UNKNOWN and run == run_id and not airflow.failure
+        return RunState.ENDED if taken else known
 
     return state
 
@@ -151,9 +162,8 @@ def _print(surveys: Sequence[Survey], columns: Sequence[str], output: str, out: 
 
 
 def _sum_up(surveys: Sequence[Survey], left: int, *, yes: bool) -> None:
-    stay = sum(len(found.findings) for found in surveys) - left
+    actions = Counter(row["action"] for found in surveys for row in found.rows())
     if not yes:
-        note(f"{left} to remove, {stay} stay" + ("; add --yes to remove" if left else ""))
+        note(f"{left} to remove, {actions['keep']} stay" + ("; add --yes to remove" if left else ""))
         return
-    failed = sum(len(found.problems) for found in surveys)
-    note(f"{left - failed} removed, {failed} could not be removed, {stay} stay")
+    note(f"{actions['removed']} removed, {actions['failed']} could not be removed, {actions['keep']} stay")

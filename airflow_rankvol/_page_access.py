@@ -34,6 +34,12 @@ def dags(user: Any, dag_ids: Iterable[str], method: Literal["GET", "PUT"] = "GET
     )
 
 
+def changeable(user: Any, dag_ids: Iterable[str]) -> set[str]:
+    """Return those DAGs whose resources a user may remove."""
+    known = set(dag_ids)
+    return dags(user, known) & dags(user, known, "PUT")
+
+
 def connection(user: Any, conn_id: str, method: Literal["GET", "DELETE"]) -> bool:
     """Say whether a user may read, or remove what belongs to, a connection."""
     from airflow.models.connection import Connection

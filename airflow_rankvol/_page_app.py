@@ -158,20 +158,29 @@ def get_ranks(request: Request, user: User, dag: str, run: str, group: str) -> d
 
 
 def get_orphans(request: Request, user: User, dag: str | None = None, run: str | None = None) -> dict[str, Any]:
-    """Return what `rankvol reap` would remove, as far as the user may see it, for him to confirm."""
+    """Return what `rankvol reap` would remove: what the user may remove, to confirm it, and what he only sees."""
     page: Page = request.app.state.page
-    _, items = page.items(user)
+    looks, items = page.items(user)
     table, _ = prices()
     now = utc_now()
     doomed = [
         item for item in items if item.finding.remove and dag in (None, item.where[0]) and run in (None, item.where[1])
     ]
-    return {
-        "orphans": [
-            {**plain_item(item, table, now), **dict(zip(("dag", "run", "group"), item.where, strict=True))}
-            for item in doomed
-        ]
-    }
+    changeable = access.changeable(user, {of for item in doomed for of in access.dags_of(item.finding)})
+    deletable = {seen.conn_id for seen in looks if access.connection(user, seen.conn_id, "DELETE")}
+    answer: dict[str, list[dict[str, Any]]] = {"orphans": [], "forbidden": []}
+    for item in doomed:
+        row = {**plain_item(item, table, now), **dict(zip(("dag", "run", "group"), item.where, strict=True))}
+        why = _forbidden(item, changeable, deletable)
+        answer["forbidden" if why else "orphans"].append({**row, "why": why} if why else row)
+    return answer
+
+
+def _forbidden(item: Item, changeable: set[str], deletable: set[str]) -> str:
+    if item.seen.conn_id not in deletable:
+        return f"you may not delete connection {item.seen.conn_id}"
+    dags = sorted(access.dags_of(item.finding) - changeable)
+    return f"you may not change DAG {', '.join(dags)}" if dags else ""
 
 
 def post_remove(request: Request, user: User, removal: Removal) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, BaseOperator
@@ -99,10 +98,9 @@ class ReapRankVolumes(BaseOperator):
         return places
 
     def _asking(self, context: Context) -> RunStateOf:
-        """Return how a run's state is told; each run is asked for once."""
+        """Return how a run's state is told, now."""
         ti, log = context["ti"], self.log
 
-        @cache
         def state_of(dag: str, run: str) -> RunState:
             return settled_state(ti, dag, run, log)
 

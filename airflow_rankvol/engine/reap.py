@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
@@ -118,40 +119,47 @@ def reap(
 ) -> tuple[list[str], dict[str, str]]:
     """Remove what the findings say, nodes first; return what went, and by name what did not and why.
 
-    Volumes are looked at once more when the nodes are gone: what a rank has finished meanwhile stays, and so does
-    everything of a run that lives again because somebody cleared a task of it. Those are in neither answer.
+    Each run is asked about once more right before its nodes go, and again before its volumes do: nodes take minutes to
+    go. What belongs to one that lives again, because somebody cleared a task of it, stays, and so does what a rank has
+    finished meanwhile. Those are in neither answer.
 
     Args:
-        run_state_of: asks anew whether a run lives.
+        run_state_of: asks anew, with every call, whether a run lives.
     """
     problems: dict[str, str] = {}
-    nodes = [f.resource for f in findings if f.remove and isinstance(f.resource, Node)]
+    asked = run_state_of and cache(run_state_of)
+    nodes = [f.resource for f in findings if f.remove and isinstance(f.resource, Node) and not _lives(f, asked)]
 
     def observe() -> Observation:
         return backend.list_owned(selector)
 
     gone = delete_nodes(backend, nodes, observe, problems, timeout_s=NODES_TIMEOUT_S)
+    asked = run_state_of and cache(run_state_of)
     doomed = [
         (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
         for f in findings
-        if f.remove and isinstance(f.resource, Volume) and _still_goes(backend, f, run_state_of, problems)
+        if f.remove and isinstance(f.resource, Volume) and _still_goes(backend, f, asked, problems)
     ]
     gone += delete_volumes(backend, doomed, observe, problems, timeout_s=VOLUMES_TIMEOUT_S)
     return gone, problems
 
 
 def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | None, problems: dict[str, str]) -> bool:
-    tags = finding.tags
-    runs = {(tags.dag, tags.run), *([(tags.used_dag, tags.used_run)] if tags.used_run else [])}
-    if run_state_of and any(run_state_of(*run) is RunState.LIVE for run in runs):
+    if _lives(finding, run_state_of):
         return False
     if not finding.unfinished:
         return True
     try:
-        return all(patiently(backend, backend.holds_result, i, tags.key) is False for i in finding.unfinished)
+        return all(patiently(backend, backend.holds_result, i, finding.tags.key) is False for i in finding.unfinished)
     except BackendError as exc:
         problems[finding.resource.label] = f"whether its rank had finished could not be told: {exc}"
         return False
+
+
+def _lives(finding: Finding, run_state_of: RunStateOf | None) -> bool:
+    tags = finding.tags
+    runs = {(tags.dag, tags.run), *([(tags.used_dag, tags.used_run)] if tags.used_run else [])}
+    return run_state_of is not None and any(run_state_of(*run) is RunState.LIVE for run in runs)
 
 
 def _expired(tags: Tags, now: datetime) -> bool:

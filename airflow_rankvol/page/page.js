@@ -149,7 +149,7 @@ function fact(name, ...what) {
 async function removeOrphans() {
   try {
     const answer = await api(`api/orphans?${scope}`);
-    await askAndRemove(answer.orphans, api);
+    await askAndRemove(answer.orphans, answer.forbidden, api);
   } catch (error) {
     problems([{ conn_id: "", problem: error.message }]);
     return;

@@ -17,13 +17,20 @@ function fill(heads, rows) {
   );
 }
 
-/** Ask for confirmation with every resource listed, and remove exactly those; resolves when the dialog is closed. */
-export async function askAndRemove(orphans, api) {
+/**
+ * Ask for confirmation with every resource listed, and remove exactly those; resolves when the dialog is closed.
+ * What the user sees and may not remove is listed after them, and stays.
+ */
+export async function askAndRemove(orphans, forbidden, api) {
   title.textContent = `Remove ${orphans.length} ${orphans.length === 1 ? "resource" : "resources"} for good?`;
   text.textContent = "Volumes are deleted with what is on them. Each is looked at once more before: what has come to "
     + "life meanwhile stays.";
-  fill(["kind", "name", "id", "connection", "DAG", "run", "why it goes"], orphans.map((item) => [
-    item.kind, el("code", {}, item.name), el("code", {}, item.id), item.conn_id, item.dag, item.run, item.reason]));
+  const row = (item, why) => [
+    item.kind, el("code", {}, item.name), el("code", {}, item.id), item.conn_id, item.dag, item.run, why];
+  fill(["kind", "name", "id", "connection", "DAG", "run", forbidden.length ? "why it goes, or stays" : "why it goes"], [
+    ...orphans.map((item) => row(item, item.reason)),
+    ...forbidden.map((item) => row(item, `stays: ${item.why}`)),
+  ]);
   confirm.hidden = false;
   confirm.disabled = orphans.length === 0;
   cancel.textContent = "Cancel";

@@ -11,12 +11,12 @@ import pytest
 from tests.airflow.gcp_ground import GcpGround
 from tests.airflow.grounds import AwsGround, Ground, LocalGround
 from tests.airflow.harness import DagBench, initialise
-from tests.airflow.page_kit import page_app, page_cloud
+from tests.airflow.page_kit import client_of, page_app, page_cloud
 from tests.clouds.aws import client as ec2
 from tests.clouds.gcp import client as gce
 from tests.clouds.nodes.host import why_not
 
-__all__ = ["page_app", "page_cloud"]  # fixtures, too
+__all__ = ["client_of", "page_app", "page_cloud"]  # fixtures, too
 
 _HERE = Path(__file__).parent
 # A normal run sees on EC2 the ways in which runs are mended, cut off and kept apart, a small gang, and a function.

@@ -10,13 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from airflow.api_fastapi import app as airflow_api
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.configuration import conf
 from airflow.models.log import Log
 from airflow.utils.session import create_session
-from fastapi import FastAPI
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
@@ -25,29 +22,8 @@ from airflow_rankvol import _page_looks, _page_runs
 from airflow_rankvol._page_app import HEADERS
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import NotOurs
+from tests.airflow.page_kit import SAME_ORIGIN, orphans
 from tests.unit.cli_kit import Cloud
-
-SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
-
-
-@pytest.fixture
-def client_of(page_app: FastAPI) -> Callable[..., TestClient]:
-    """Log a user in, with the cookie as browsers have it."""
-
-    def client(role: str | None = None, **headers: str) -> TestClient:
-        made = TestClient(page_app, base_url="http://airflow.test", headers=headers, raise_server_exceptions=False)
-        if role:
-            manager = airflow_api.get_auth_manager()
-            made.cookies.set("_token", manager.generate_jwt(SimpleAuthManagerUser(username=role, role=role)))
-        return made
-
-    return client
-
-
-def orphans(client: TestClient) -> list[dict[str, Any]]:
-    """Return what the page would list for confirmation."""
-    found = client.get("/api/orphans").json()["orphans"]
-    return [{key: item[key] for key in ("conn_id", "kind", "id", "name")} for item in found]
 
 
 def test_without_a_login_there_is_nothing_to_see(page_cloud: Cloud, client_of: Callable[..., TestClient]) -> None:
@@ -74,7 +50,10 @@ def test_a_viewer_sees_groups_and_ranks_and_may_not_remove(
     assert shown["may_remove"] is False
     ranks = client.get("/api/ranks", params={"dag": "etl", "run": "r1", "group": "ranks"}).json()["ranks"]
     assert [rank["volumes"][0]["name"] for rank in ranks] == names
-    answer = client.post("/api/remove", json={"resources": orphans(client)}, headers=SAME_ORIGIN)
+    assert orphans(client) == []
+    listed = orphans(client_of("admin"))
+    assert len(listed) == 2
+    answer = client.post("/api/remove", json={"resources": listed}, headers=SAME_ORIGIN)
     assert answer.status_code == 403
     assert page_cloud.names == set(names)
 
@@ -116,7 +95,7 @@ def test_who_may_delete_the_connection_removes_what_he_confirmed_and_no_more(
     page_cloud.runs["etl", "r1"] = RunState.ENDED
     client = client_of("op")
     assert client.get("/api/groups").json()["may_remove"] is True
-    assert client.get("/api/orphans?dag=other").json() == {"orphans": []}
+    assert client.get("/api/orphans?dag=other").json() == {"orphans": [], "forbidden": []}
     listed = orphans(client)
     assert {item["name"] for item in listed} == {*names, "node-0"}
     confirmed = [item for item in listed if item["name"] != names[1]]

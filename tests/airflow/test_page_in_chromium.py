@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import uvicorn
 from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi import FastAPI
 from selenium.webdriver.common.by import By
@@ -90,3 +92,24 @@ def test_256_ranks_of_a_hostile_run_are_shown_at_once_listed_removed_and_gone(
     assert not window.driver.find_element(By.ID, "remove").is_displayed()
     assert window.run("return document.title") == "Rank volumes"
     assert window.complaints(window.base) == []
+
+
+def test_the_dialog_lists_apart_what_the_user_may_not_remove(
+    window: Browser, page_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_etl(self: Any, *, dag_ids: set[str], method: str = "GET", **_: Any) -> set[str]:
+        return dag_ids if method == "GET" else dag_ids & {"etl"}
+
+    monkeypatch.setattr(SimpleAuthManager, "filter_authorized_dag_ids", only_etl)
+    page_cloud.runs |= {("etl", "r1"): RunState.ENDED, ("payroll", "r9"): RunState.ENDED}
+    names = page_cloud.volumes(nodes=1, reclaim="delete_always")
+    payroll = page_cloud.volumes("payroll", "r9", nodes=1, reclaim="delete_always")
+    window.open("/")
+    window.find("#remove").click()
+    window.find("#dialog-title", "Remove 1 resource for good?")
+    listed = window.run("return [...document.querySelectorAll('dialog td:nth-child(2)')].map((td) => td.textContent)")
+    assert listed == [*names, *payroll]
+    assert "stays: you may not change DAG payroll" in window.find("#dialog-list").text
+    window.find("#dialog-remove").click()
+    window.find("#dialog-title", "1 removed, 0 not")
+    assert page_cloud.names == set(payroll)

@@ -77,6 +77,10 @@ class Home:
         assert "Traceback" not in result.stderr
         return result
 
+    def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Airflow's own command."""
+        return self._run([sys.executable, "-m", "airflow", *arguments])
+
     def rows(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
         """Run the command and return its JSON."""
         result = self.rankvol(*arguments, "--output", "json")
@@ -149,3 +153,29 @@ def test_airflows_database_tells_which_runs_live_and_which_connections_there_are
     assert home.reap("--yes", code=0) == {"live": "keep", "ended": "removed", "unheard-of": "keep"}
     # This connection is in the database alone, and leads to another state directory.
     assert home.rankvol("ls", "--conn-id", "stored").stdout == "none\n"
+
+
+@pytest.mark.parametrize(
+    ("database", "code", "said"),
+    [
+        ("postgresql+psycopg2://u:p@127.0.0.1:1/airflow", 1, "Airflow's database does not answer (OperationalError"),
+        ("postgresql+pg8000://u:p@127.0.0.1:1/airflow", 2, "No module named 'pg8000'"),
+    ],
+    ids=["refused", "no-driver"],
+)
+def test_a_database_that_fails_is_no_word_that_a_run_has_ended(home: Home, database: str, code: int, said: str) -> None:
+    """Neither a connection that is refused, nor a driver that is missing."""
+    home.python(MAKE_VOLUMES, json.dumps({"live": "1s"}))
+    down = Home(home.path)
+    down.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+    for arguments in (["--yes"], ["--yes", "--run", "live"]):
+        refused = down.rankvol("reap", *arguments)
+        assert (refused.returncode, refused.stdout) == (code, ""), refused.stderr
+        assert said in refused.stderr
+    if code == 1:
+        assert {row["run_state"] for row in down.rows("ls")} == {"unknown"}
+        inside = down.airflow("rankvol", "reap", "--yes")
+        assert (inside.returncode, said in inside.stderr) == (1, True), inside.stderr
+    assert {row["action"] for row in home.rows("reap", code=3)} == {"remove"}
+    assert down.rankvol("reap", "--yes", "--without-airflow").returncode == (0 if code == 1 else 2)
+    assert bool(home.rows("ls")) is (code == 2)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from airflow_rankvol import hooks
 from airflow_rankvol._cli_airflow import AirflowDatabase
@@ -31,6 +32,18 @@ class Cloud:
     def __init__(self) -> None:
         self.backend = FakeBackend()
         self.runs: dict[tuple[str, str], RunState] = {}
+        self.silent_after: int | None = None
+        self.live_after: int | None = None
+        self.asked = 0
+
+    def ask(self, dag: str, run: str) -> RunState:
+        """Answer as Airflow's database would, until the test lets it fail, or lets every run live again."""
+        self.asked += 1
+        if self.silent_after is not None and self.asked > self.silent_after:
+            raise OperationalError("select", {}, Exception("gone"))
+        if self.live_after is not None and self.asked > self.live_after:
+            return RunState.LIVE
+        return self.runs.get((dag, run), RunState.UNKNOWN)
 
     def volumes(self, dag: str = "etl", run: str = "r1", *, nodes: int = 2, **template: Any) -> list[str]:
         """Make one volume per rank as a run would; return their names."""
@@ -60,7 +73,18 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Cloud:
     monkeypatch.setitem(sys.modules, "a_fake_cloud", module)
     monkeypatch.setitem(hooks.BACKENDS, "rankvol_fake", "a_fake_cloud:make")
     monkeypatch.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", CONNECTION)
-    monkeypatch.setattr(AirflowDatabase, "_ask", lambda self, dag, run: made.runs.get((dag, run), RunState.UNKNOWN))
+    monkeypatch.setattr(AirflowDatabase, "_ask", lambda self, dag, run: made.ask(dag, run))
+    return made
+
+
+def install_another(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Put another new cloud behind the connection `other`, and have both looked at; the first answers for Airflow."""
+    made = Cloud()
+    module: Any = SimpleNamespace(make=lambda extra: made.backend)
+    monkeypatch.setitem(sys.modules, "another_fake_cloud", module)
+    monkeypatch.setitem(hooks.BACKENDS, "rankvol_other", "another_fake_cloud:make")
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", '{"conn_type": "rankvol_other"}')
+    monkeypatch.setenv("AIRFLOW__RANKVOL__CONN_IDS", "rankvol_default,other")
     return made
 
 

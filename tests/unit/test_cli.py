@@ -143,7 +143,21 @@ def test_airflow_has_the_same_commands_with_the_same_arguments() -> None:
         ["plan", "job.yaml", "--nodes", "3", "--param", "a=1", "--param", "b=2"],
         ["ls", "-o", "yaml", "--conn-id", "a", "--conn-id", "b"],
         ["cost", "--by", "dag", "--run", "r"],
-        ["reap", "--yes", "--older-than", "2h", "--dag", "d", "--run", "r", "--name", "n", "--owner", "o"],
+        [
+            "reap",
+            "--yes",
+            "--older-than",
+            "2h",
+            "--dag",
+            "d",
+            "--run",
+            "r",
+            "--name",
+            "n",
+            "--owner",
+            "o",
+            "--without-airflow",
+        ],
     ):
         theirs = vars(airflow.parse_args(["rankvol", *argv]))
         name = theirs.pop("func").args[0]

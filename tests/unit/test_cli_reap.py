@@ -133,3 +133,20 @@ def test_a_wrong_duration_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -
         main(["reap", "--older-than", "soon"])
     assert exit_.value.code == 2
     assert "'soon' is not a duration" in capsys.readouterr().err
+
+
+def test_what_lives_again_when_it_is_due_is_not_counted_as_removed(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody clears a task between the list and the removal; what Airflow said for the list is not reused."""
+    names = cloud.volumes(reclaim="delete_always")
+    cloud.node("node-0")
+    cloud.runs["etl", "r1"] = RunState.ENDED
+    cloud.live_after = 1
+    assert main(["reap", "--yes"]) == 0
+    assert cloud.names == {*names, "node-0"}
+    assert "0 removed, 0 could not be removed, 3 stay" in capsys.readouterr().err
+    cloud.live_after = cloud.asked + 2
+    assert main(["reap", "--yes"]) == 0
+    assert set(cloud.backend.volumes) == set(names)
+    assert not cloud.backend.nodes

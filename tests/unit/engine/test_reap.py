@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -60,13 +61,45 @@ def test_of_a_run_cut_off_before_any_rank_ended_nothing_stays() -> None:
     assert rig.backend.is_empty
 
 
-def test_a_run_that_lives_again_when_its_volumes_are_due_keeps_them() -> None:
+def states(asked: list[str], *answers: RunState) -> Callable[[str, str], RunState]:
+    """Return who answers one after the other, and notes each run that it is asked for."""
+    left = list(answers)
+
+    def state_of(_dag: str, run: str) -> RunState:
+        asked.append(run)
+        return left.pop(0)
+
+    return state_of
+
+
+def test_a_run_that_lives_again_before_anything_went_keeps_its_nodes_and_volumes() -> None:
     """Somebody has cleared a task of it between the list and the deletion."""
-    rig = a_left_rig(collected=True)
+    rig, asked = a_left_rig(collected=True), list[str]()
+    selector, nodes = Selector(owner="me"), set(rig.backend.nodes)
+    findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
+    assert {finding.kind for finding in findings if finding.remove} == {"node", "volume"}
+    answer = reap(rig.backend, selector, findings, states(asked, RunState.LIVE, RunState.LIVE))
+    assert answer == ([], {})
+    assert set(rig.backend.nodes) == nodes
+    assert set(rig.backend.volumes) == names(rig)
+
+
+def test_a_run_that_lives_again_while_its_nodes_go_keeps_its_volumes() -> None:
+    rig, asked = a_left_rig(collected=True), list[str]()
     selector = Selector(owner="me")
     findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
-    reap(rig.backend, selector, findings, lambda _dag, _run: RunState.LIVE)
+    reap(rig.backend, selector, findings, states(asked, RunState.ENDED, RunState.LIVE))
+    assert not rig.backend.nodes
     assert set(rig.backend.volumes) == names(rig)
+
+
+def test_before_nodes_go_and_before_volumes_go_each_run_is_asked_about_once() -> None:
+    rig, asked = a_left_rig(collected=True), list[str]()
+    selector = Selector(owner="me")
+    findings = survey(rig.backend, selector, lambda _dag, _run: RunState.ENDED)
+    reap(rig.backend, selector, findings, states(asked, RunState.ENDED, RunState.ENDED))
+    assert asked == ["run-1", "run-1"]
+    assert rig.backend.is_empty
 
 
 def test_where_nobody_can_look_into_a_volume_it_stays_until_its_expiry() -> None:
