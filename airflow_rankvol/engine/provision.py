@@ -35,7 +35,7 @@ def provision(
     handed out carries an ``attempt``: the teardown and the reaper tell by it what a killed call left half-way.
 
     Args:
-        generation: number of this try, from 1; part of the idempotency tokens: each is burned with its volume.
+        generation: number of this try, from 1; in run scope part of the idempotency tokens: each is burned with its volume.
         handout: what tells this call from every other; the slots carry it to the nodes.
         lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
