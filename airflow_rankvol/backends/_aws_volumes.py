@@ -24,7 +24,7 @@ from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
-#: For how long a token stands for the time in which another is used up, in seconds. It is taken in the second half of that:
+#: How long the time is that a token stands for once another is used up, in seconds. It is taken in the second half:
 #: what was made under the one before is listed by then.
 AGAIN_S = 2 * UNSEEN_S
 
@@ -143,8 +143,8 @@ class Volumes:
         """Create under the oldest token that is not used up: what it has made already, EC2 returns.
 
         An earlier try's token that answers with a mismatch stands for a volume that is gone, since the parameters are
-        the same in every try; unless the job has changed while EC2 did not list what was made of it before. What outlives
-        runs has no earlier ones: there another run's parameters are others.
+        the same in every try; unless the job has changed while EC2 did not list what was made of it before. What
+        outlives runs has no earlier ones: there another run's parameters are others.
         """
         for token in request.earlier:
             if self.memory.was_refused(token):

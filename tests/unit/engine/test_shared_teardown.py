@@ -113,3 +113,16 @@ def test_a_run_that_got_nothing_does_not_delete_what_another_one_is_creating() -
     backend.revive()
     assert Rig(backend, a_plan(2, run="b", volume_template=template)).teardown().deleted == ()
     assert len(maker.teardown().deleted) == 2
+
+
+def test_a_teardown_leaves_another_owners_volume_that_was_refused_and_does_not_complain() -> None:
+    backend = FakeBackend()
+    theirs = a_rig(1, backend=backend, owner="somebody", volume_template={"scope": "global"})
+    template = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+    ours = a_rig(1, backend=backend, created=False, volume_template=template)
+    with pytest.raises(VolumeConflict, match="it is owner 'somebody''s, of run run-1 of DAG dag"):
+        ours.create()
+    before = backend.volumes["data-volume-0"].tags
+    assert ours.teardown() == TeardownReport((), (), ())
+    assert backend.volumes["data-volume-0"].tags == before
+    assert theirs.run_rank(0).error is None

@@ -1,4 +1,4 @@
-"""Tokens that are used up: EC2 refuses one for half a day once its volume is gone; the next is made nevertheless, once."""
+"""Tokens that are used up: EC2 refuses one for half a day once its volume is gone. The next is made all the same."""
 
 from __future__ import annotations
 
