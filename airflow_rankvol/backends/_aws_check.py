@@ -16,9 +16,9 @@ from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
-from airflow_rankvol.backends._aws_view import filters, name_of, tag_list
+from airflow_rankvol.backends._aws_view import filters, name_of, our_tags, tag_list
 from airflow_rankvol.backends._aws_zones import choose_zone
-from airflow_rankvol.backends._found import FoundVolume, check_subnets, zones_of
+from airflow_rankvol.backends._found import FoundVolume, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.records import Tags
@@ -53,6 +53,7 @@ def check(plan: Plan, ec2: Ec2, places: Places, staging: S3Staging) -> None:
     _check_reports(plan, ec2)
     _check_snapshots(plan, ec2)
     found = _found(plan, ec2)
+    check_owners(plan, found)
     check_subnets(plan, found, lambda template: _zones_of_subnets(template, places))
     zones = zones_of(plan, found, lambda: choose_zone(plan, places))
     machines = check_nodes(plan, places, zones)
@@ -174,7 +175,7 @@ def _found(plan: Plan, ec2: Ec2) -> dict[str, FoundVolume]:
         raws += ec2.volumes("check", "volumes", filters(tag_owner=plan.identity.owner, tag_key=plan.keys))
     by_name: dict[str, dict[str, FoundVolume]] = defaultdict(dict)
     for raw in raws:
-        volume = FoundVolume(name_of(raw), raw["VolumeId"], raw["AvailabilityZone"])
+        volume = FoundVolume(name_of(raw), raw["VolumeId"], raw["AvailabilityZone"], our_tags(raw))
         by_name[volume.name][volume.id] = volume
     for name in plan.volume_names:
         ids = by_name.get(name, {})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
@@ -23,14 +24,23 @@ from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
+#: How long the time is that a token stands for once another is used up, in seconds. It is taken in the second half:
+#: what was made under the one before is listed by then.
+AGAIN_S = 2 * UNSEEN_S
+
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """The verbs of volumes."""
+    """The verbs of volumes.
+
+    Args:
+        now: the time, which other processes have, too.
+    """
 
     ec2: Ec2
     memory: Memory
     places: Places
+    now: Callable[[], datetime]
 
     def create(self, request: VolumeRequest) -> Volume:
         """Create a volume, or return the one of that name and key."""
@@ -133,7 +143,8 @@ class Volumes:
         """Create under the oldest token that is not used up: what it has made already, EC2 returns.
 
         An earlier try's token that answers with a mismatch stands for a volume that is gone, since the parameters are
-        the same in every try; unless the job has changed while EC2 did not list what was made of it before.
+        the same in every try; unless the job has changed while EC2 did not list what was made of it before. What
+        outlives runs has no earlier ones: there another run's parameters are others.
         """
         for token in request.earlier:
             if self.memory.was_refused(token):
@@ -163,15 +174,30 @@ class Volumes:
             return found
         if code(refusal) != "IdempotentParameterMismatch":
             raise refusal
-        # The token stands for a volume that EC2 does not show yet, or for one that is gone: the token is burned then.
-        # Only when enough time has passed to tell the one from the other is another token used, so never two are made.
-        if self.memory.refused_since_s(parameters["ClientToken"]) < UNSEEN_S:
-            raise _error(
-                NotReady, "create_volume", request.name,
-                f"its token was used before, and no volume is listed yet; it is looked for another {UNSEEN_S:.0f} s",
-            ) from refusal  # fmt: skip
-        again = {**parameters, "ClientToken": hashed(f"{parameters['ClientToken']}/again")}
-        return self._call(request, again)
+        return self._again(request, parameters, refusal)
+
+    def _again(self, request: VolumeRequest, parameters: dict[str, Any], refusal: BackendError) -> Raw:
+        """Create under another token, once it is certain that the one which was refused stands for no volume.
+
+        It may stand for one that EC2 does not show yet, made by another run in dag and global scope; or for one that is
+        gone, and is burned then for half a day. Time tells: what is made is listed within UNSEEN_S. The other token is
+        that of the time, the same for all who want the volume, so never two are made; and it is another one every
+        AGAIN_S, since it is burned in its turn when that volume goes.
+        """
+        token = parameters["ClientToken"]
+        period, begun_s = divmod(self.now().timestamp(), AGAIN_S)
+        if min(self.memory.refused_since_s(token), begun_s) >= UNSEEN_S:
+            try:
+                return self._call(request, {**parameters, "ClientToken": hashed(f"{token}/again/{period:.0f}")})
+            except BackendError as exc:
+                if code(exc) != "IdempotentParameterMismatch":
+                    raise
+                refusal = exc  # somebody else has just made it
+        raise _error(
+            NotReady, "create_volume", request.name,
+            f"its token was used before, and no volume is listed yet; it is looked for, and made anew within "
+            f"{AGAIN_S:.0f} s",
+        ) from refusal  # fmt: skip
 
     def _zone(self, tags: Tags) -> str:
         return self.places.zone_for(tags.owner, tags.dag, tags.group)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.errors import ConfigError, FinalError
+from airflow_rankvol.records import Tags
 from airflow_rankvol.spec.templates import NodeTemplate
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class FoundVolume:
     name: str
     id: str
     zone: str
+    tags: Tags | None = None
 
     @property
     def label(self) -> str:
@@ -45,6 +47,17 @@ def zones_of(plan: Plan, found: Found, choose: Callable[[], str]) -> dict[int, s
         return {rank: zone for rank, zone in zones.items() if zone is not None}
     other = next((volume.zone for volume in _of(plan, found)), None) or choose()
     return {rank: zone or other for rank, zone in zones.items()}
+
+
+def check_owners(plan: Plan, found: Found) -> None:
+    """Refuse to adopt what another owner has made."""
+    for name in plan.volume_names:
+        volume = found.get(name)
+        if volume and volume.tags and volume.tags.owner != plan.identity.owner:
+            raise ConfigError(
+                f"{volume.label} is owner {volume.tags.owner!r}'s, of run {volume.tags.run} of DAG {volume.tags.dag}; "
+                f"expected no owner's, or {plan.identity.owner!r}'s. Rename the volume in the job"
+            )
 
 
 def check_subnets(plan: Plan, found: Found, zones_of_subnets: Callable[[NodeTemplate], Collection[str]]) -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_rankvol.backends._found import FoundVolume, check_subnets, zones_of
+from airflow_rankvol.backends._found import FoundVolume, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
 from airflow_rankvol.backends._gcp_creation import global_link
@@ -19,7 +19,7 @@ from airflow_rankvol.backends._gcp_places import Places, region_of
 from airflow_rankvol.backends._gcp_rights import check_rights
 from airflow_rankvol.backends._gcp_staging import GcsStaging
 from airflow_rankvol.backends._gcp_types import DEFAULT_TYPE, check_bounds
-from airflow_rankvol.backends._gcp_view import id_of, zone_of
+from airflow_rankvol.backends._gcp_view import id_of, our_tags, zone_of
 from airflow_rankvol.backends._gcp_volumes import Volumes
 from airflow_rankvol.backends._gcp_zones import choose_zone
 from airflow_rankvol.errors import ConfigError
@@ -69,6 +69,7 @@ def check(plan: Plan, gce: Gce, places: Places, staging: GcsStaging) -> None:
     check_rights(plan, gce)
     _check_sources(plan, gce)
     found = _found(plan, gce, places)
+    check_owners(plan, found)
     check_subnets(plan, found, _zones_of_subnets)
     zones = zones_of(plan, found, lambda: choose_zone(plan, places))
     kinds = sorted({template.type or DEFAULT_TYPE for template, _ in _templates(plan)})
@@ -187,7 +188,7 @@ def _found(plan: Plan, gce: Gce, places: Places) -> dict[str, FoundVolume]:
     by_name: dict[str, list[FoundVolume]] = defaultdict(list)
     names = [volume.name for volume in plan.volumes()]
     for raw in Volumes(gce, Memory(), places).named(names, "check", "names"):
-        by_name[str(raw["name"])].append(FoundVolume(str(raw["name"]), id_of(raw), zone_of(raw)))
+        by_name[str(raw["name"])].append(FoundVolume(str(raw["name"]), id_of(raw), zone_of(raw), our_tags(raw)))
     for name in plan.volume_names:
         ids = [volume.id for volume in by_name.get(name, ())]
         if len(ids) > 1:

@@ -66,7 +66,7 @@ class AwsBackend:
         self.ec2 = Ec2(clients)
         self.stager = S3Staging(self.ec2)
         self.places = Places(self.ec2)
-        self.volumes = Volumes(self.ec2, self.memory, self.places)
+        self.volumes = Volumes(self.ec2, self.memory, self.places, self.clock.now)
         self.nodes = Nodes(self.ec2, self.memory, self.places)
         self.boots = Boots(self.ec2, self.clock.now, self.nodes.console)
 

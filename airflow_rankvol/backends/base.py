@@ -45,7 +45,8 @@ class Selector:
 class Guard:
     """What a resource must carry before a destructive verb touches it.
 
-    Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name.
+    Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name and no other owner's
+    tags.
     """
 
     owner: str
@@ -56,7 +57,7 @@ class Guard:
         """Raise NotOurs unless the resource carries our tags (or is the adopted volume that was named)."""
         if tags is not None and tags.owner == self.owner and tags.key == self.key:
             return
-        if self.adopted_name and self.adopted_name == name:
+        if self.adopted_name and self.adopted_name == name and (tags is None or tags.owner == self.owner):
             return
         found = f"owner {tags.owner!r}, key {tags.key!r}" if tags else "no tags of ours"
         raise NotOurs(

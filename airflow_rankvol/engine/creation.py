@@ -204,11 +204,13 @@ def request_of(
         key=wanted.key,
         expiry=end["rankvol:expiry"],
     )
-    text = f"{group.owner}/{wanted.key}/{wanted.mount_index}/{wanted.rank}/{wanted.name}"
+    text = f"{group.owner}/{wanted.key}/{wanted.name}"
     if planned is not None and zone != planned:
         text += f"/{zone}"
-    first = max(1, generation - EARLIER_TRIES)
-    *earlier, token = (hashlib.sha256(f"{text}/{n}".encode()).hexdigest() for n in range(first, generation + 1))
+    # What outlives runs is one volume whoever makes it: any run, at any of its tries.
+    last = generation if wanted.scope is Scope.RUN else 1
+    first = max(1, last - EARLIER_TRIES)
+    *earlier, token = (hashlib.sha256(f"{text}/{n}".encode()).hexdigest() for n in range(first, last + 1))
     return VolumeRequest(
         name=wanted.name,
         zone=zone,

@@ -35,7 +35,8 @@ def provision(
     handed out carries an ``attempt``: the teardown and the reaper tell by it what a killed call left half-way.
 
     Args:
-        generation: number of this try, from 1; part of the idempotency tokens: each is burned with its volume.
+        generation: number of this try, from 1; in run scope part of the idempotency tokens: each is burned with its
+            volume.
         handout: what tells this call from every other; the slots carry it to the nodes.
         lives: tells from a DAG id and a run id whether that run goes on; a volume serves one run at a time.
 
@@ -84,7 +85,10 @@ def _found(
 ) -> dict[str, tuple[Volume, bool]]:
     """Return what exists of the plan by name, with whether it is adopted; every one was found to be usable."""
     observation = backend.observe(group)
-    by_name = {volume.name: volume for volume in observation.volumes}
+    # One that is going comes first: what has its name by now counts.
+    volumes = sorted(observation.volumes, key=lambda volume: volume.state is not VolumeState.DELETING)
+    by_name = {volume.name: volume for volume in volumes}
+    _check_only_one(backend, plan, volumes)
     planned = {wanted.name for slot in plan.slots for wanted in slot.volumes}
     check_claims(backend, group, [by_name[name] for name in planned & by_name.keys()], lives)
     return {
@@ -95,6 +99,23 @@ def _found(
     }
 
 
+def _check_only_one(backend: Backend, plan: Plan, volumes: Sequence[Volume]) -> None:
+    """Raise VolumeConflict where several volumes have a name that is to be adopted: which is meant, nobody knows."""
+    ids: dict[str, list[str]] = {name: [] for name in plan.volume_names}
+    for volume in volumes:
+        if volume.name in ids and volume.state is not VolumeState.DELETING:
+            ids[volume.name].append(volume.id)
+    for name, same in ids.items():
+        if len(same) > 1:
+            raise VolumeConflict(
+                f"{len(same)} volumes have the name ({', '.join(sorted(same))}); expected one at most, and none was "
+                "touched. Rename or delete the others, or choose another name for the volume in the job",
+                backend=backend.name,
+                verb="create_volume",
+                resource=f"volume {name}",
+            )
+
+
 def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume, observation: Observation) -> bool:
     """Return whether an existing volume is adopted; raise when it cannot serve."""
 
@@ -102,11 +123,8 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
         return VolumeConflict(message, backend=backend.name, verb="create_volume", resource=found.label)
 
     ours = found.tags is not None and found.tags.owner == group.owner and found.tags.key == wanted.key
-    if not ours and wanted.scope is not Scope.GLOBAL:
-        raise conflict(
-            f"a volume named {wanted.name!r} exists that is not of this group; it was not touched. "
-            "Rename the volume in the job, or use scope='global' to adopt it"
-        )
+    if not ours:
+        _check_adoptable(backend, group, wanted, found)
     if found.state is VolumeState.ERROR:
         raise conflict("the volume is in an error state; look at it, then remove it with `rankvol reap --name`")
     if found.state is VolumeState.DELETING:
@@ -144,6 +162,23 @@ def _held_elsewhere(backend: Backend, group: Group, node_id: str) -> str:
             "`rankvol reap --yes`; then clear this task"
         )
     return f"it is attached to {node_id}, a live node of another run; neither was touched. Wait for that run to end"
+
+
+def _check_adoptable(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume) -> None:
+    """Raise VolumeConflict where a volume that is not of this group may not be adopted."""
+    if wanted.scope is not Scope.GLOBAL:
+        why = (
+            f"a volume named {wanted.name!r} exists that is not of this group; it was not touched. "
+            "Rename the volume in the job, or use scope='global' to adopt it"
+        )
+    elif found.tags is not None and found.tags.owner != group.owner:
+        why = (
+            f"it is owner {found.tags.owner!r}'s, of run {found.tags.run} of DAG {found.tags.dag}; "
+            f"expected no owner's, or {group.owner!r}'s. It was not touched. Rename the volume in the job"
+        )
+    else:
+        return
+    raise VolumeConflict(why, backend=backend.name, verb="create_volume", resource=found.label)
 
 
 def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:

@@ -231,8 +231,8 @@ def _adopted_verdict(
     group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
 ) -> Guard | Kept | None:
     """Adopted volumes go only when the DAG says so, by their exact name, and not before their results are safe."""
-    if wanted is None or wanted.scope is not Scope.GLOBAL:
-        return None
+    if wanted is None or wanted.scope is not Scope.GLOBAL or (volume.tags and volume.tags.owner != group.owner):
+        return None  # another owner's was never adopted
     template = wanted.template
 
     def kept(reason: str) -> Kept:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from airflow_rankvol.backends.base import Guard, Selector
+from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.errors import NotOurs, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import VolumeState
 from tests.contract.support import Lab, until
+from tests.unit.engine.engine_kit import a_plan
 
 
 def test_a_created_volume_is_observed_with_its_tags(lab: Lab) -> None:
@@ -41,6 +43,25 @@ def test_a_foreign_volume_is_not_deleted(lab: Lab) -> None:
         with pytest.raises(NotOurs, match="not touched"):
             lab.backend.delete_volume(volume.id, guard)
     assert lab.see().volume(volume.id)
+
+
+def test_an_exact_name_deletes_what_is_of_our_owner_and_nothing_of_another_one(lab: Lab) -> None:
+    volume = lab.volume()
+    with pytest.raises(NotOurs, match=r"found owner 'lab'.*not touched"):
+        lab.backend.delete_volume(volume.id, Guard("somebody", lab.key, adopted_name="data-0"))
+    assert lab.see().volume(volume.id)
+    lab.backend.delete_volume(volume.id, Guard(lab.owner, "another", adopted_name="data-0"))
+    until(lambda: lab.see().volume(volume.id) is None, "it is still listed")
+
+
+def test_another_owners_volume_is_not_adopted(lab: Lab) -> None:
+    volume = lab.volume()
+    until(lambda: lab.see().volume(volume.id) is not None, "it is never listed")
+    before = lab.see().volumes
+    plan = a_plan(1, owner="somebody", volumes=["data-${NODE_RANK}:/data"], volume_template={"scope": "global"})
+    with pytest.raises(VolumeConflict, match=f"{volume.id}.*it is owner 'lab'.*expected.*not touched.*Rename"):
+        provision(lab.backend, plan, generation=1)
+    assert lab.see().volumes == before
 
 
 def test_an_attached_volume_is_not_deleted(lab: Lab) -> None:

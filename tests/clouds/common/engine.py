@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
 
 from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.engine.calls import PATIENCE_S
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.step import mark_collected
 from airflow_rankvol.errors import BackendError, RankFailed
@@ -107,6 +109,24 @@ class EngineTests(ABC):
             lab.settle(later_s)
         assert len(nodes[0] | nodes[1]) == 4
         assert lab.count(self.once[1]) == 4
+
+    @pytest.mark.parametrize("scope", ["run", "dag", "global"])
+    @pytest.mark.parametrize("own_id", [True, False], ids=["runs", "runs of a deleted one's id"])
+    def test_run_after_run_makes_its_volumes_in_its_first_try(self, lab: AnyLab, scope: str, own_id: bool) -> None:
+        """Those of the runs before are gone; a cloud may still remember that it was asked for these."""
+        lab.double("end_nodes", script=self.succeed, after_s=30.0)
+        for turn in range(3):
+            template = {"scope": scope, "reclaim": "delete"}
+            rig = lab.rig(1, run=f"run-{turn if own_id else 0}", volume_template=template)
+            rig.backend = lab.process()
+            before = rig.backend.clock.now()
+            rig.create()
+            assert rig.backend.clock.now() - before < timedelta(seconds=PATIENCE_S + 20)
+            assert rig.run_rank(0).error is None
+            collect(rig)
+            assert rig.teardown().kept == ()
+            lab.settle(120)
+        assert lab.double.state()[self.volumes] == {}
 
     def test_a_gang_starts_together_and_fails_as_one(self, lab: AnyLab) -> None:
         rig = lab.rig(3, rendezvous=True)

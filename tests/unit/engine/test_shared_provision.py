@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -63,6 +64,23 @@ def test_a_global_volume_that_another_run_creates_meanwhile_is_adopted_by_the_sl
     tags = backend.volumes["data-volume-0"].tags
     assert tags is not None
     assert tags.run == "run-1"
+
+
+def test_a_name_that_two_volumes_have_is_not_adopted() -> None:
+    """The second may have come after the plan; one that is on its way out does not count."""
+    backend = FakeBackend()
+    first, second = backend.add_volume("data-volume-0"), backend.add_volume("data-volume-0")
+    template = {"size": "1GB", "scope": "global"}
+    rig = a_rig(2, backend=backend, created=False, volume_template=template)
+    with pytest.raises(VolumeConflict, match=rf"2 volumes have the name \({first.id}, {second.id}\).*Rename or delete"):
+        rig.create()
+    assert set(backend.volumes) == {"data-volume-0"}
+    second.gone_at = backend.clock.now() + timedelta(seconds=60)
+    slots = rig.create()
+    assert [(slot.volumes[0].id == first.id, slot.volumes[0].adopted) for slot in slots] == [
+        (True, True),
+        (False, False),
+    ]
 
 
 def test_a_roll_back_leaves_what_another_run_was_handed_meanwhile() -> None:

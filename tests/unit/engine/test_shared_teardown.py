@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import group_of
-from airflow_rankvol.errors import QuotaExceeded
+from airflow_rankvol.errors import QuotaExceeded, VolumeConflict
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -154,3 +154,16 @@ def test_what_this_run_has_made_and_names_no_more_is_its_affair(
     assert sorted(rig.backend.volumes) == names[:stays]
     if stays:
         assert {disk.tags.used_by for disk in rig.backend.volumes.values() if disk.tags} == {""}
+
+
+def test_a_teardown_leaves_another_owners_volume_that_was_refused_and_does_not_complain() -> None:
+    backend = FakeBackend()
+    theirs = a_rig(1, backend=backend, owner="somebody", volume_template={"scope": "global"})
+    template = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+    ours = a_rig(1, backend=backend, created=False, volume_template=template)
+    with pytest.raises(VolumeConflict, match="it is owner 'somebody''s, of run run-1 of DAG dag"):
+        ours.create()
+    before = backend.volumes["data-volume-0"].tags
+    assert ours.teardown() == TeardownReport((), (), ())
+    assert backend.volumes["data-volume-0"].tags == before
+    assert theirs.run_rank(0).error is None

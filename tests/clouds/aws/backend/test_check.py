@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,6 +177,18 @@ def test_a_name_that_two_volumes_have_cannot_be_adopted(lab: Lab) -> None:
     lab.foreign_volume("dataset-0")
     with pytest.raises(ConfigError, match="2 volumes have that name"):
         lab.backend.check(plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+def test_another_owners_volume_cannot_be_adopted(lab: Lab) -> None:
+    """One of our own that carries another key can."""
+    job = {"volumes": "dataset-${NODE_RANK}:/data", "volume_template": {"scope": "global"}}
+    lab.other().volume(2, name="dataset-2")
+    lab.backend.check(plan(**job))
+    replace(lab, owner="somebody").volume(1, name="dataset-1")
+    with pytest.raises(
+        ConfigError, match=r"volume dataset-1 .* is owner 'somebody''s.*expected no owner's, or 'lab''s.*Rename"
+    ):
+        lab.backend.check(plan(**job))
 
 
 def adopting(**fields: Any) -> Plan:

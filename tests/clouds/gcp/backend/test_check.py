@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +137,18 @@ def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
         lab.foreign_disk("shard-1", zone)
     with pytest.raises(ConfigError, match="2 disks have that name"):
         lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
+def test_another_owners_volume_cannot_be_adopted(lab: Lab) -> None:
+    """One of our own that carries another key can."""
+    job: dict[str, Any] = {"volumes": "shard-${NODE_RANK}:/data", "volume_template": {"scope": "global"}}
+    lab.other().volume(2, name="shard-2")
+    lab.backend.check(plan(**job))
+    replace(lab, owner="somebody").volume(1, name="shard-1")
+    with pytest.raises(
+        ConfigError, match=r"volume shard-1 .* is owner 'somebody''s.*expected no owner's, or 'lab''s.*Rename"
+    ):
+        lab.backend.check(plan(**job))
 
 
 def adopting(**fields: Any) -> Plan:
