@@ -43,7 +43,7 @@ _TEXTS = ("region_name", "profile_name", "endpoint_url", "role_arn", "assume_rol
 _OBJECTS = ("session_kwargs", "config_kwargs", "service_config", "assume_role_kwargs")
 # A connection's own config_kwargs win over these. ``adaptive`` slows down where the limiter's buckets are shared with
 # other processes; the pool holds a connection for each call that the engine may have under way.
-# A call that hangs is given up before the engine's patience (120 s) is over: every call of ours may be repeated.
+# A call that hangs is given up before the engine's patience (180 s) is over: every call of ours may be repeated.
 _CONFIG: dict[str, Any] = {
     "retries": {"mode": "adaptive", "max_attempts": 4},
     "max_pool_connections": 72,

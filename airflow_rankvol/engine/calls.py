@@ -17,8 +17,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # How long one call is repeated while the cloud answers "later", in seconds. EC2's slowest bucket for volumes
-# (5 calls a second, 100 at once) needs about 31 s for 256 ranks.
-PATIENCE_S = 120.0
+# (5 calls a second, 100 at once) needs about 31 s for 256 ranks; a volume whose token EC2 calls used up is made anew
+# within 120 s, at the next call after that.
+PATIENCE_S = 180.0
 
 
 def patiently(backend: Backend, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
