@@ -12,7 +12,7 @@ from airflow_rankvol.backends._gcp_calls import Gce, any_of
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_insert import Insertion, insert
 from airflow_rankvol.backends._gcp_launch import Machine, launching
-from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_memory import Memory, changed_hands, once, same
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_report import Reports
 from airflow_rankvol.backends._gcp_view import (
@@ -206,6 +206,7 @@ class Nodes:
             raise
 
     def _tell(self, node_id: str, value: str) -> None:
+        seen = self.memory.last_node(node_id)
         for attempt in range(TRIES):
             # Whole: what it has besides is set again.
             raw = self._get(node_id, "tell_nodes")
@@ -213,6 +214,9 @@ class Nodes:
                 return
             if our_tags(raw) is None:
                 raise _error(NotOurs, "tell_nodes", node_id, "refused: it carries no tags of ours")
+            if changed_hands(raw, seen):
+                text = "refused: since it was looked at, its name is another node's, or the node another owner's"
+                raise _error(NotOurs, "tell_nodes", node_id, text)
             metadata = raw.get("metadata") or {}
             items = [item for item in metadata.get("items") or () if item.get("key") != GO_KEY]
             body = {"fingerprint": metadata.get("fingerprint", ""), "items": [*items, {"key": GO_KEY, "value": value}]}
