@@ -118,7 +118,9 @@ class Session:
         self.region = settings.text("region") or self.zone.rpartition("-")[0]
         self._settings = settings
         self._limiter = limiter
-        self._lock = threading.RLock()  # a signal's handler may call while its thread reads the credentials
+        # A signal's handler may call while its thread reads the credentials. Both read them then, and what the thread
+        # has read counts from then on; what is idle with the others is closed before it is used.
+        self._lock = threading.RLock()
         self._signed_in: tuple[Credentials, str] | None = None
         self._refused: tuple[Credentials, str] | None = None
         self._anew_at = float("-inf")
@@ -228,9 +230,7 @@ class Session:
     def _sign_in(self) -> tuple[Credentials, str]:
         with self._lock:
             if self._signed_in is None:
-                found = self._read()
-                # Those of a signal's handler, which may have come first, are in use already.
-                self._signed_in = self._signed_in or found
+                self._signed_in = self._read()
             return self._signed_in
 
     def _read(self) -> tuple[Credentials, str]:
