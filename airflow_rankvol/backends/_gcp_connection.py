@@ -118,7 +118,9 @@ class Session:
         self.region = settings.text("region") or self.zone.rpartition("-")[0]
         self._settings = settings
         self._limiter = limiter
-        self._lock = threading.Lock()
+        # A signal's handler may call while its thread reads the credentials. Both read them then, and what the thread
+        # has read counts from then on; what is idle with the others is closed before it is used.
+        self._lock = threading.RLock()
         self._signed_in: tuple[Credentials, str] | None = None
         self._refused: tuple[Credentials, str] | None = None
         self._anew_at = float("-inf")

@@ -43,6 +43,7 @@ class Memory:
         self._lock = threading.RLock()
         self._volumes: dict[str, _Entry] = {}
         self._nodes: dict[str, _Entry] = {}
+        self._last: dict[str, Raw] = {}
         self._deleted: dict[str, float] = {}
         self._wholes: dict[tuple[str, str], frozenset[str]] = {}
         self._asked: dict[tuple[str, str], frozenset[str]] = {}
@@ -58,7 +59,11 @@ class Memory:
         Args:
             belongs: which ones ``found`` has all of; others of that kind are gone.
         """
-        self._saw(self._volumes, list(found), belongs)
+        disks = list(found)
+        self._saw(self._volumes, disks, belongs)
+        with self._lock:
+            for raw in disks:
+                _keep(self._last, id_of(raw), raw)
 
     def saw_nodes(self, found: Iterable[Raw], belongs: Callable[[Raw], bool] | None = None) -> None:
         """Take note of described instances, as ``saw_volumes``."""
@@ -94,6 +99,10 @@ class Memory:
     def volume(self, volume_id: str) -> Raw | None:
         """Return a disk that was seen a short while ago."""
         return self._fresh(self._volumes.get(volume_id))
+
+    def last_volume(self, volume_id: str) -> Raw | None:
+        """Return a disk as it was last seen, however long ago, and whatever this process did with it since."""
+        return self._last.get(volume_id)
 
     def node(self, node_id: str) -> Raw | None:
         """Return an instance that was seen a short while ago."""
@@ -197,6 +206,16 @@ def same(raw: Raw | None, wanted: Tags) -> bool:
     """Say whether a resource has the owner and the key that are wanted."""
     found = our_tags(raw) if raw is not None else None
     return found is not None and (found.owner, found.key) == (wanted.owner, wanted.key)
+
+
+def changed_hands(raw: Raw, seen: Raw | None) -> bool:
+    """Say whether a resource is another one than the one that was seen under its name, or another owner's since."""
+    if seen is None:
+        return False
+    before, now = our_tags(seen), our_tags(raw)
+    if before is None or now is None or (before.owner, before.key) != (now.owner, now.key):
+        return True
+    return seen.get("id") not in (None, raw.get("id"))
 
 
 def once() -> str:

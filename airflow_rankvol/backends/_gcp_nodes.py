@@ -8,25 +8,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from airflow_rankvol.backends._gcp_calls import Gce, any_of
+from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_insert import Insertion, insert
 from airflow_rankvol.backends._gcp_launch import Machine, launching
-from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_memory import Memory, changed_hands, once, same
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_report import Reports
 from airflow_rankvol.backends._gcp_view import (
-    REASONS,
     Raw,
     id_of,
     is_released,
-    is_spot,
     last,
     node_of,
+    number_of,
     our_tags,
     split,
     state_of,
-    zone_of,
 )
 from airflow_rankvol.backends._gcp_volumes import TRIES, together
 from airflow_rankvol.backends._gcp_wire import GO_KEY, go_value
@@ -104,7 +102,7 @@ class Nodes:
             return None
         if state_of(raw) is not NodeState.ENDED:
             return self.reports.report(_path(node_id))
-        return self.memory.report(_number(raw), lambda: self._last_report(raw))
+        return self.memory.report(number_of(raw), lambda: self._last_report(raw))
 
     def read_log(self, node_id: str, position: int) -> LogPart:
         """Return new lines of a node that runs; a report among them is kept: nobody can read it there later."""
@@ -113,7 +111,7 @@ class Nodes:
             return LogPart(next=position)
         found = self.reports.new_lines(_path(node_id), position)
         if found.report is not None and raw is not None:
-            self.memory.report(_number(raw), lambda: found.report)
+            self.memory.report(number_of(raw), lambda: found.report)
         return LogPart(found.lines, found.next)
 
     def boot_trouble(self, node_id: str) -> str:
@@ -132,9 +130,7 @@ class Nodes:
 
     def views(self, found: Iterable[Raw]) -> tuple[Node, ...]:
         """Return described instances as nodes; one that this process has deleted counts as ended until it is gone."""
-        there = list(found)
-        self._ask_reasons(there)
-        return tuple(self._view(raw) for raw in there)
+        return tuple(map(self._view, found))
 
     def _view(self, raw: Raw) -> Node:
         if self.memory.is_going(raw):
@@ -143,23 +139,7 @@ class Nodes:
             return node_of(raw)
         if is_released(raw):  # its peers have to know whether it succeeded
             self._quietly_read(id_of(raw))
-        report = self.memory.known_report(_number(raw))
-        return node_of(raw, exit_code=_exit_code(report), reason=self.memory.reason(_number(raw)) or "")
-
-    def _ask_reasons(self, found: Iterable[Raw]) -> None:
-        """Ask why spot instances ended: one call for all of a zone, once."""
-        unknown: dict[str, dict[str, Raw]] = {}
-        for raw in found:
-            asked = self.memory.reason(_number(raw)) is not None or not is_spot(raw)
-            if not asked and raw.get("status") in ("STOPPING", "TERMINATED"):
-                unknown.setdefault(zone_of(raw), {})[_number(raw)] = raw
-        for zone, raws in unknown.items():
-            wanted = any_of("operationType", ["compute.instances.preempted", "compute.instances.hostError"])
-            seen = self.gce.operations(zone, "observe", ", ".join(sorted(map(id_of, raws.values()))), filter_=wanted)
-            told = {str(operation.get("targetId")): str(operation.get("operationType")) for operation in seen}
-            for number, raw in raws.items():
-                if number in told or raw.get("status") == "TERMINATED":
-                    self.memory.ended_because(number, REASONS.get(told.get(number, ""), ""))
+        return node_of(raw, exit_code=_exit_code(self.memory.known_report(number_of(raw))))
 
     def _quietly_read(self, node_id: str) -> None:
         try:
@@ -171,7 +151,7 @@ class Nodes:
         """Read the report of a node that has ended; its last words may take a moment to get there."""
         node_id = id_of(raw)
         report = self.reports.report(_path(node_id))
-        if report is None and self.memory.is_first(f"report:{_number(raw)}"):
+        if report is None and self.memory.is_first(f"report:{number_of(raw)}"):
             text = "the node has ended, and there is no report of it yet; it is read once more"
             raise NotReady(text, backend="gcp", verb="read_report", resource=node_id)
         return report
@@ -206,6 +186,7 @@ class Nodes:
             raise
 
     def _tell(self, node_id: str, value: str) -> None:
+        seen = self.memory.last_node(node_id)
         for attempt in range(TRIES):
             # Whole: what it has besides is set again.
             raw = self._get(node_id, "tell_nodes")
@@ -213,6 +194,9 @@ class Nodes:
                 return
             if our_tags(raw) is None:
                 raise _error(NotOurs, "tell_nodes", node_id, "refused: it carries no tags of ours")
+            if changed_hands(raw, seen):
+                text = "refused: since it was looked at, its name is another node's, or the node another owner's"
+                raise _error(NotOurs, "tell_nodes", node_id, text)
             metadata = raw.get("metadata") or {}
             items = [item for item in metadata.get("items") or () if item.get("key") != GO_KEY]
             body = {"fingerprint": metadata.get("fingerprint", ""), "items": [*items, {"key": GO_KEY, "value": value}]}
@@ -257,10 +241,6 @@ class Nodes:
 def _path(node_id: str) -> str:
     zone, name = split(node_id)
     return f"zones/{zone}/instances/{name}"
-
-
-def _number(raw: Raw) -> str:
-    return str(raw.get("id") or id_of(raw))
 
 
 def _no_such_type(error: BackendError) -> bool:

@@ -53,6 +53,13 @@ REASONS = {
     "compute.instances.terminateOnHostMaintenance": "Compute Engine ended it to maintain its host",
     "stop": "it was ended by a call",
 }
+#: What to do about some of them.
+STEPS = {
+    "compute.instances.preempted": (
+        "That may happen to any spot node: give the task retries, so that it goes on by itself; where it happens "
+        "often, name other machine types, or drop spot"
+    ),
+}
 
 
 def last(link: str) -> str:
@@ -108,17 +115,15 @@ def volume_of(raw: Raw) -> Volume:
     )
 
 
-def node_of(raw: Raw, *, exit_code: int | None = None, reason: str = "") -> Node:
+def node_of(raw: Raw, *, exit_code: int | None = None) -> Node:
     """Return a described instance.
 
     Args:
         exit_code: what its report says, where that was read.
-        reason: why it ended, where that is known.
     """
     state = state_of(raw)
     interface: Raw = next(iter(raw.get("networkInterfaces") or ()), {})
     address = str(interface.get("networkIP", ""))
-    ended = state is NodeState.ENDED
     return Node(
         id=id_of(raw),
         name=str(raw["name"]),
@@ -130,8 +135,7 @@ def node_of(raw: Raw, *, exit_code: int | None = None, reason: str = "") -> Node
         # It runs once its disks are there; a message that comes before the node waits for it stays.
         ready=state is NodeState.RUNNING and bool(address),
         released=is_released(raw),
-        exit_code=exit_code if ended else None,
-        reason=reason if ended else "",
+        exit_code=exit_code if state is NodeState.ENDED else None,
     )
 
 
@@ -148,6 +152,11 @@ def is_released(raw: Raw) -> bool:
 def is_spot(raw: Raw) -> bool:
     """Say whether Compute Engine may take an instance back."""
     return bool((raw.get("scheduling") or {}).get("provisioningModel") == "SPOT")
+
+
+def number_of(raw: Raw) -> str:
+    """Return a resource's number, which never comes again; its id where it has none yet."""
+    return str(raw.get("id") or id_of(raw))
 
 
 def is_root(raw: Raw) -> bool:

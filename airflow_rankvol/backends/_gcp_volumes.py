@@ -13,7 +13,7 @@ from airflow_rankvol.backends._gcp_creation import creation
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_insert import Insertion, insert
 from airflow_rankvol.backends._gcp_labels import changed
-from airflow_rankvol.backends._gcp_memory import Memory, once, same
+from airflow_rankvol.backends._gcp_memory import Memory, changed_hands, once, same
 from airflow_rankvol.backends._gcp_names import filters_of
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_removal import delete_disk
@@ -74,7 +74,7 @@ class Volumes:
         ids = sorted(set(volume_ids))
         found = [raw for raw in together(ids, self._known) if raw is not None]
         for raw in found:
-            _check_ours(raw)
+            self._check_ours(raw)
             _check_held(raw, held_by, tags)
         if held_by is None:
             together(found, lambda raw: self._tag(raw, tags, None))
@@ -148,6 +148,14 @@ class Volumes:
         # What was just made, or just tagged, is not known to that degree.
         return seen if seen and seen.get("labelFingerprint") else self.get(volume_id, "tag_volumes")
 
+    def _check_ours(self, raw: Raw) -> None:
+        if our_tags(raw) is None:
+            text = "refused: it carries no tags of ours, and adopted volumes are never tagged"
+            raise _error(NotOurs, "tag_volumes", id_of(raw), text)
+        if changed_hands(raw, self.memory.last_volume(id_of(raw))):
+            text = "refused: since it was looked at, its name is another disk's, or the disk another owner's. Try again"
+            raise _error(NotOurs, "tag_volumes", id_of(raw), text)
+
     def _tag(self, raw: Raw, tags: Mapping[str, str], held_by: str | None) -> None:
         """Set the labels that a disk had when it was looked at, some anew; look again where they are others now."""
         seen: Raw | None = raw
@@ -155,7 +163,7 @@ class Volumes:
         for attempt in range(TRIES):
             if seen is None:
                 return
-            _check_ours(seen)
+            self._check_ours(seen)
             _check_held(seen, held_by, tags)
             body = {
                 "labels": changed(seen.get("labels") or {}, tags),
@@ -210,12 +218,6 @@ def _instance(node_id: str) -> str:
 def _same_disk(raw: Raw, seen: Raw | None) -> bool:
     """Say whether a disk is the one that this process saw last under its name, by their numbers."""
     return seen is None or seen.get("id") in (None, raw.get("id"))
-
-
-def _check_ours(raw: Raw) -> None:
-    if our_tags(raw) is None:
-        text = "refused: it carries no tags of ours, and adopted volumes are never tagged"
-        raise _error(NotOurs, "tag_volumes", id_of(raw), text)
 
 
 def _check_held(raw: Raw, held_by: str | None, tags: Mapping[str, str]) -> None:

@@ -27,7 +27,8 @@ class Looks(Generic[T]):
     """Looks by key. Whoever asks gets one that began after the question: what the caller has just done is in it.
 
     A look is made in a turn, of which each key has LOOKS_PER_INTERVAL, and a turn can be taken again one interval after
-    it ended. So in no window of one interval, wherever that begins, there are calls of more looks than that.
+    it ended. So in no window of one interval, wherever that begins, there are calls of more looks than that. What else
+    is asked of a group may take a turn, too, as long as it makes no more calls than a look.
 
     Args:
         interval_s: the poll interval.
@@ -44,8 +45,11 @@ class Looks(Generic[T]):
         # When the turns that can be taken ended, the earliest first; of a turn that is taken nothing is here.
         self._turns: dict[str, list[float]] = {}
 
-    def look(self, key: str, read: Callable[[], T]) -> T:
+    def look(self, key: str, read: Callable[[], T], complete: Callable[[T], T] | None = None) -> T:
         """Return what ``read`` returns, of a call that began after this one did.
+
+        Args:
+            complete: adds what is missing, when the turn of ``read`` is over: it may take turns of its own.
 
         Raises:
             Exception: the one of that call, for all who share it.
@@ -57,7 +61,7 @@ class Looks(Generic[T]):
                 if look is None:
                     look = self._to_come[key] = _Look()
             if leads:
-                self._lead(key, look, read)
+                self._lead(key, look, read, complete)
             else:
                 look.ended.wait()
             if look.error:
@@ -66,11 +70,12 @@ class Looks(Generic[T]):
                 return look.answers[0]
             # Who led it was interrupted, by a timeout of its task for example.
 
-    def _lead(self, key: str, look: _Look[T], read: Callable[[], T]) -> None:
+    def _lead(self, key: str, look: _Look[T], read: Callable[[], T], complete: Callable[[T], T] | None) -> None:
         try:
-            with self._turn(key):
+            with self.turn(key):
                 self._close(key, look)
-                look.answers.append(read())
+                found = read()
+            look.answers.append(complete(found) if complete else found)
         except Exception as exc:  # noqa: BLE001 - everybody who shares the look gets it, whatever it is
             look.error = exc
         finally:
@@ -84,7 +89,8 @@ class Looks(Generic[T]):
                 del self._to_come[key]
 
     @contextmanager
-    def _turn(self, key: str) -> Iterator[None]:
+    def turn(self, key: str) -> Iterator[None]:
+        """Wait for a turn of a group, and take it; never within another one, as both could wait for each other."""
         with self._changed:
             self._forget()
             turns = self._turns.setdefault(key, [float("-inf")] * LOOKS_PER_INTERVAL)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from airflow_rankvol.backends._gcp_launch import NO_RANK
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_nodes import Nodes
 from airflow_rankvol.backends._gcp_places import Places
+from airflow_rankvol.backends._gcp_reasons import Reasons
 from airflow_rankvol.backends._gcp_report import Reports
 from airflow_rankvol.backends._gcp_staging import GcsStaging
 from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, is_root, our_tags, volume_of
@@ -71,6 +74,7 @@ class GcpBackend:
         self.places = Places(self.gce)
         self.volumes = Volumes(self.gce, self.memory, self.places)
         self.nodes = Nodes(self.gce, self.memory, self.places, Reports(self.gce))
+        self.reasons = Reasons(self.gce, self.memory)
 
     def __repr__(self) -> str:
         return f"GcpBackend({self.session.conn_id!r})"
@@ -99,7 +103,13 @@ class GcpBackend:
 
         Threads that ask at the same time share the answer.
         """
-        return self.looks.look(repr(group), lambda: self._observe(group))
+        key = repr(group)
+
+        def explained(seen: Observation) -> Observation:
+            # Asked in a turn: a look and the asking for reasons together make no more lists than two looks.
+            return replace(seen, nodes=self.reasons.explain(seen.nodes, lambda: self.looks.turn(key)))
+
+        return self.looks.look(key, lambda: self._observe(group), explained)
 
     def _observe(self, group: Group) -> Observation:
         where = f"group {group.group}"
@@ -153,7 +163,8 @@ class GcpBackend:
         nodes = [raw for raw in self._nodes_by(wanted, "list_owned", selector.owner) if ours(raw)]
         self.memory.saw_volumes(volumes)
         self.memory.saw_nodes(nodes)
-        return self._observation(volumes, nodes)
+        seen = self._observation(volumes, nodes)
+        return replace(seen, nodes=self.reasons.explain(seen.nodes, nullcontext))
 
     def create_volume(self, request: VolumeRequest) -> Volume:
         """Create a volume with all its tags; the one of that name and key is returned when it exists."""

@@ -56,6 +56,35 @@ def test_a_turn_comes_back_an_interval_after_its_look_ended() -> None:
     assert max(sum(begin <= call < begin + 10 for call in calls) for begin in calls) == 4
 
 
+def test_what_completes_a_look_takes_a_turn_of_its_own() -> None:
+    time = Time()
+    shared = looks(time)
+    asked: list[int] = []
+
+    def complete(seen: int) -> int:
+        with shared.turn("group"):
+            asked.append(int(time.now()))
+        return seen + 100
+
+    at = [shared.look("group", lambda: int(time.now()), complete) for _ in range(3)]
+    assert (at, asked) == ([100, 110, 120], [0, 10, 20])
+
+
+def test_two_looks_that_are_completed_do_not_wait_for_each_others_turn() -> None:
+    shared = looks(Time())
+    both = threading.Barrier(2, timeout=10)
+
+    def complete(seen: int) -> int:
+        with shared.turn("group"):
+            return seen + 1
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(shared.look, "group", both.wait, complete)
+        until(lambda: bool(both.n_waiting))
+        second = pool.submit(shared.look, "group", both.wait, complete)
+        assert sorted([first.result(10), second.result(10)]) == [1, 2]
+
+
 def test_no_turn_is_free_while_two_looks_are_under_way() -> None:
     shared = looks(Time())
     go = threading.Event()

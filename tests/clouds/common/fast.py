@@ -143,13 +143,15 @@ class LargeRun:
         assert most <= 4
 
 
-def large_run(lab: type[BackendLab[Any, Any, Any]], backend: Any, double: Process, ranks: int) -> LargeRun:
+def large_run(
+    lab: type[BackendLab[Any, Any, Any]], backend: Any, double: Process, ranks: int, **node_fields: Any
+) -> LargeRun:
     """Run that many ranks on a fast clock: all succeed, nothing stays, and no call is refused but for its rate."""
 
     async def the_backend(_conn_id: str) -> Any:
         return backend
 
-    node = NodeTemplate(machine_type=lab.machine_type, zones=(lab.zone,))
+    node = NodeTemplate(machine_type=lab.machine_type, zones=(lab.zone,), **node_fields)
     rig = Rig(cast("Any", backend), a_plan(ranks, owner="lab", node=node, gather=[]))
     started = backend.clock.now()
     rig.create()

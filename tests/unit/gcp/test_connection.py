@@ -168,3 +168,25 @@ def test_a_metadata_server_that_does_not_answer_is_asked_again(monkeypatch: pyte
     endpoint = Session(settings(endpoint_url="http://127.0.0.1:1"))
     endpoint._signed_in = session._signed_in
     assert endpoint.base("compute") == "http://127.0.0.1:1"
+
+
+def test_a_signals_handler_signs_in_while_its_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's ``on_kill`` ends its node by it, in the very thread that may read the credentials just then."""
+    session = Session(settings())
+    handled: list[object] = []
+    real = connection._sign_in
+
+    def interrupted(given: Settings) -> object:
+        if not handled:
+            handled.append("began")
+            handled.append(session.credentials)
+        return real(given)
+
+    monkeypatch.setattr(connection, "_sign_in", interrupted)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(session.credentials), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found, "the handler waits for its own thread"
+    assert len(handled) == 2
+    assert found == [session.credentials]

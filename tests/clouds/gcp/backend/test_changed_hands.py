@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_rankvol.backends._gcp_labels import label_key
@@ -48,3 +50,46 @@ def test_what_changes_hands_between_the_survey_and_the_reaping_stays(lab: Lab) -
     state = lab.double.state()
     assert taken.id in state["disks"]
     assert state["instances"][node.id]["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize("later_s", [0.0, FRESH_S + 1], ids=["by a look of just now", "by an older look"])
+def test_a_disk_that_has_the_name_of_ours_by_now_gets_no_tags(lab: Lab, later_s: float) -> None:
+    """They would say that it may be deleted, or that it never is to be."""
+    volume, other = lab.volume(name="data-0"), lab.other()
+    lab.see()
+    lab.double.rest().delete(f"zones/{ZONE}/disks/{volume.name}")
+    lab.settle()
+    assert other.process().create_volume(other.request(name=volume.name)).id == volume.id
+    before = lab.disk(volume)["labels"]
+    lab.settle(later_s)
+    with pytest.raises(NotOurs, match="since it was looked at"):
+        lab.backend.tag_volumes([volume.id], {"rankvol:collected": lab.key, "rankvol:expiry": ""})
+    assert lab.disk(volume)["labels"] == before
+
+
+def test_the_next_disk_of_the_same_run_does_not_get_the_tags_that_were_meant_for_the_last_one(lab: Lab) -> None:
+    """Its results were not collected; once it was looked at, it is tagged as any."""
+    volume = lab.volume()
+    lab.see()
+    other = lab.process()
+    other.delete_volume(volume.id, lab.guard)
+    lab.settle()
+    other.create_volume(lab.request(token="again"))
+    lab.settle(FRESH_S + 1)
+    with pytest.raises(NotOurs, match="since it was looked at"):
+        lab.backend.tag_volumes([volume.id], {"rankvol:collected": lab.key})
+    lab.see()
+    lab.backend.tag_volumes([volume.id], {"rankvol:collected": lab.key})
+    assert (tags := lab.seen_volume(volume).tags) and tags.collected == lab.key
+
+
+def test_a_node_that_has_the_name_of_ours_by_now_is_not_told(lab: Lab) -> None:
+    node, other = lab.node(lab.volume()), lab.other()
+    lab.see()
+    lab.double.rest().delete(f"zones/{ZONE}/instances/{node.name}")
+    lab.settle()
+    theirs = other.process().create_node(replace(other.node_request(other.volume()), name=node.name))
+    assert theirs.id == node.id
+    with pytest.raises(NotOurs, match="since it was looked at"):
+        lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+    assert lab.count("instances.setMetadata") == 0

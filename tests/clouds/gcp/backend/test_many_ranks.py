@@ -77,10 +77,14 @@ def test_logs_of_many_ranks_are_read_no_more_often_than_all_of_them_may(
     assert min(gaps) >= 0.9 * ranks / READS_PER_S
 
 
-@pytest.mark.parametrize(("ranks", "page"), [(40, 50), pytest.param(256, 500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("ranks", "page", "spot"),
+    [(40, 50, False), (40, 50, True), pytest.param(256, 500, False, marks=pytest.mark.slow)],
+)
 def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_number(
     ranks: int,
     page: int,
+    spot: bool,
     double: Double,
     backend: GcpBackend,
     monkeypatch: pytest.MonkeyPatch,
@@ -89,7 +93,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     """The ranks' volumes are fewer than a page holds; with what their nodes boot from, there are more."""
     monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", page)
     assert ranks < page < 2 * ranks
-    run = large_run(Lab, backend, double, ranks)
+    run = large_run(Lab, backend, double, ranks, spot=spot)
     run.check_looks(lambda action: action.endswith(("List", ".list")), capsys)
     run.check_once(ONCE)
     # Handed out, collected: a call for each, which only succeeds while nobody else has changed the labels.
@@ -108,6 +112,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
         "instances.get",
         "disks.get",
         *ONCE,
+        *(["zoneOperations.list"] if spot else []),
     }
     assert set(run.counts) - others <= {"instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s

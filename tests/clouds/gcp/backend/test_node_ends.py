@@ -12,7 +12,7 @@ from airflow_rankvol.errors import (
     NotReady,
 )
 from airflow_rankvol.records import Node, NodeState, VolumeState
-from tests.clouds.gcp.backend.kit import Lab, lines_of, report
+from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lines_of, report
 
 
 def instance(lab: Lab, node: Node) -> dict[str, Any]:
@@ -87,10 +87,43 @@ def test_a_spot_node_that_is_taken_back_says_so_while_it_goes(lab: Lab) -> None:
     lab.double("preempt", instance=node.name, notice_s=0.0)
     lab.double("power_off", instance=other.name)
     lab.settle()
-    reasons = {seen.id: seen.reason for seen in lab.see().nodes if seen.state is NodeState.ENDED}
-    assert reasons == {node.id: "Compute Engine took the spot capacity back", other.id: ""}
+    ended = {seen.id: seen for seen in lab.see().nodes if seen.state is NodeState.ENDED}
+    assert {id_: seen.reason for id_, seen in ended.items()} == {
+        node.id: "Compute Engine took the spot capacity back", other.id: ""
+    }  # fmt: skip
+    assert "name other machine types, or drop spot" in ended[node.id].step
+    assert ended[other.id].step == ""
     lab.see()
     assert lab.count("zoneOperations.list") == 1
+
+
+def test_why_nodes_of_many_zones_ended_is_asked_in_turns(lab: Lab) -> None:
+    """Whoever looks all the time, while they go, makes four lists in a poll interval at most."""
+    zones = [ZONE, OTHER_ZONE, "us-central1-c"]
+    nodes = [lab.node(lab.volume(rank, zone), rank=rank, spot=True) for rank, zone in enumerate(zones)]
+    lab.double.settings(delete_instance_s=300.0)
+    lab.see()
+    for node in nodes:
+        lab.double("preempt", instance=node.name, notice_s=0.0)
+    assert [bool(node.reason) for node in lab.see().nodes] == [True] * 3
+    for _ in range(3):
+        assert all(node.step for node in lab.see().nodes)
+    at = [float(call["at"]) for call in lab.double.calls() if call["action"].lower().endswith("list")]
+    assert lab.count("zoneOperations.list") == 3
+    assert max(sum(begin <= other < begin + lab.backend.poll_interval_s for other in at) for begin in at) <= 4
+
+
+def test_nobody_asks_why_a_spot_node_ended_that_has_reported(lab: Lab) -> None:
+    """A node of a rendezvous, whose report is read as soon as its end is seen."""
+    node = lab.node(lab.volume(), spot=True)
+    lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+    lab.double("write", instance=node.name, attributes={"rankvol/report-0": lines_of(report())})
+    lab.see()
+    lab.double("power_off", instance=node.name)
+    lab.settle()
+    (seen,) = lab.see().nodes
+    assert (seen.state, seen.exit_code) == (NodeState.ENDED, 0)
+    assert lab.count("zoneOperations.list") == 0
 
 
 def test_a_spot_node_that_was_taken_back_is_gone_and_its_volume_stays(lab: Lab) -> None:

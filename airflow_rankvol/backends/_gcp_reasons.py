@@ -1,0 +1,70 @@
+"""Why spot nodes have ended: a zone's operations tell, which are asked in turns, as looks are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from airflow_rankvol.backends._gcp_calls import Gce, any_of
+from airflow_rankvol.backends._gcp_memory import Memory
+from airflow_rankvol.backends._gcp_view import REASONS, STEPS, Raw, id_of, is_spot, number_of, zone_of
+from airflow_rankvol.records import Node, NodeState
+
+#: As many zones are asked in one turn: a look takes as many lists, one of disks and one of instances.
+ZONES_PER_TURN = 2
+_WANTED = any_of("operationType", ["compute.instances.preempted", "compute.instances.hostError"])
+
+Turn = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """What is known of nodes' ends, and the asking for it."""
+
+    gce: Gce
+    memory: Memory
+
+    def explain(self, nodes: Sequence[Node], turn: Turn) -> tuple[Node, ...]:
+        """Return the nodes with the reasons why they ended; one call for all of a zone where those are not known.
+
+        Args:
+            turn: entered for no more calls than a look makes.
+        """
+        ended = {node.id: raw for node in nodes if (raw := self._ended(node)) is not None}
+        zones = sorted({zone_of(raw) for raw in ended.values() if self._is_unknown(raw)})
+        for begin in range(0, len(zones), ZONES_PER_TURN):
+            with turn():
+                for zone in zones[begin : begin + ZONES_PER_TURN]:
+                    # Another thread may have asked meanwhile.
+                    self._ask(zone, [raw for raw in ended.values() if zone_of(raw) == zone and self._is_unknown(raw)])
+        return tuple(self._explained(node, ended.get(node.id)) for node in nodes)
+
+    def _ended(self, node: Node) -> Raw | None:
+        return self.memory.last_node(node.id) if node.state is NodeState.ENDED else None
+
+    def _is_unknown(self, raw: Raw) -> bool:
+        """Say whether nothing tells yet why a node has ended: neither a report, nor what this process did itself."""
+        number = number_of(raw)
+        return (
+            is_spot(raw)
+            and raw.get("status") in ("STOPPING", "TERMINATED")
+            and self.memory.reason(number) is None
+            and self.memory.known_report(number) is None
+            and not self.memory.was_deleted(raw)
+        )
+
+    def _ask(self, zone: str, raws: Iterable[Raw]) -> None:
+        wanted = {number_of(raw): raw for raw in raws}
+        if not wanted:
+            return
+        found = self.gce.operations(zone, "observe", ", ".join(sorted(map(id_of, wanted.values()))), filter_=_WANTED)
+        told = {str(operation.get("targetId")): str(operation.get("operationType")) for operation in found}
+        for number, raw in wanted.items():
+            # While it goes, the operation may not be shown yet.
+            if number in told or raw.get("status") == "TERMINATED":
+                self.memory.ended_because(number, told.get(number, ""))
+
+    def _explained(self, node: Node, raw: Raw | None) -> Node:
+        why = self.memory.reason(number_of(raw)) if raw is not None else None
+        return replace(node, reason=REASONS.get(why, ""), step=STEPS.get(why, "")) if why else node
