@@ -39,7 +39,7 @@ TYPES: dict[str, DiskType] = {
     "pd-ssd": DiskType(1, 65_536),
     "pd-extreme": DiskType(500, 65_536, lambda _: (2500, 120_000)),
     "hyperdisk-balanced": DiskType(4, 65_536, _balanced_iops, lambda _: (140, 2400)),
-    "hyperdisk-extreme": DiskType(64, 65_536, lambda gib: (2, min(350_000, 1000 * gib))),
+    "hyperdisk-extreme": DiskType(64, 65_536, lambda gib: (2 * gib, min(350_000, 1200 * gib))),
     "hyperdisk-throughput": DiskType(
         2048, 32_768, None, lambda gib: (max(20, 10 * gib // 1024), min(2400, 90 * gib // 1024))
     ),
@@ -63,7 +63,7 @@ FAMILIES: dict[str, frozenset[str]] = {
     "c2": _PD,
     "c2d": _PD,
     "c3": _SOLID | _HYPER,
-    "c3d": _SOLID | _NO_EXTREME,
+    "c3d": _SOLID | _HYPER,
     "c4": _HYPER,
     "c4a": _HYPER,
     "c4d": _HYPER,
@@ -94,8 +94,11 @@ FAMILIES: dict[str, frozenset[str]] = {
 #: "All fourth-generation types like C4, N4, M4, and newer machine series" boot from Hyperdisk Balanced by default
 #: (discovery document, AttachedDiskInitializeParams.diskType).
 _HYPERDISK_FROM = 4
-#: Hyperdisk Extreme and Extreme Persistent Disk take large machines (ibid.): the least number of vCPUs.
-_EXTREME_FROM = {"c3": 88, "c4": 96, "c4a": 64, "c4d": 96, "m3": 64, "n2": 80}
+#: Hyperdisk Extreme and Extreme Persistent Disk take large machines ("About Hyperdisk Extreme", machine series support;
+#: "Extreme Persistent Disk"): the least number of vCPUs. Of A3 it is 4 GPUs, which come with 104 vCPUs.
+_EXTREME_FROM = {
+    "a3": 104, "c3": 88, "c3d": 60, "c4": 96, "c4a": 64, "c4d": 64, "g4": 96, "m1": 80, "m3": 64, "m4": 112, "n2": 80,
+}  # fmt: skip
 _PD_EXTREME_FROM = {"n2": 64}
 #: Boot disk types in the order of preference: the first that the family takes.
 BOOT_TYPES = ("pd-balanced", "hyperdisk-balanced")

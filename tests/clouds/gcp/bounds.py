@@ -57,14 +57,14 @@ KINDS = {
             default_iops=3600,
             default_throughput=290,
         ),
-        # gce/disks/hd-types/hyperdisk-extreme: 64 GiB to 64 TiB, at most 1,000 IOPS a GiB and 350,000.
+        # gce/disks/hd-types/hyperdisk-extreme: 64 GiB to 64 TiB, 2 to 1,200 IOPS a GiB (an older text: 1,000), 350,000.
         Kind(
             "hyperdisk-extreme",
             "HDX_TOTAL_GB",
             64,
             65_536,
             1000,
-            lambda gb: (2, min(350_000, 1000 * gb)),
+            lambda gb: (2 * gb, min(350_000, 1200 * gb)),
             default_iops=100_000,
         ),
         Kind("hyperdisk-throughput", "HDT_TOTAL_GB", 2048, 32_768, 2048, None, _throughput, default_throughput=180),

@@ -18,12 +18,17 @@ FAMILIES: dict[str, frozenset[str]] = {
     "a4": _HYPER - {"hyperdisk-throughput"},
     "c2": _PD - {"pd-extreme"},
     "c3": _SOLID | _HYPER,
+    "c3d": _SOLID | _HYPER,
     "c4": _HYPER,
     "c4a": _HYPER,
+    "c4d": _HYPER,
     "e2": _PD - {"pd-extreme"},
     "g2": _SOLID | {"hyperdisk-throughput"},
+    "g4": _HYPER,
     "h3": _HYPER - {"hyperdisk-extreme"},
+    "m1": _PD | {"hyperdisk-balanced", "hyperdisk-extreme"},
     "m3": (_PD - {"pd-standard"}) | _HYPER,
+    "m4": _HYPER - {"hyperdisk-throughput"},
     "n1": _PD - {"pd-extreme"},
     "n2": _PD | {"hyperdisk-throughput", "hyperdisk-extreme"},
     "n2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
@@ -32,9 +37,16 @@ FAMILIES: dict[str, frozenset[str]] = {
     "t2a": _PD - {"pd-extreme"},
     "t2d": (_PD - {"pd-extreme"}) | {"hyperdisk-throughput"},
 }
-_EXTREME_FROM = {"a3": 1, "a4": 1, "c3": 88, "c4": 96, "c4a": 64, "m3": 64, "n2": 80}
+# gce/disks/hd-types/hyperdisk-extreme, "Restrictions for machine series support"; A3: "at least 4 GPUs", with 104 CPUs.
+_EXTREME_FROM = {
+    "a3": 104, "a4": 1, "c3": 88, "c3d": 60, "c4": 96, "c4a": 64, "c4d": 64, "g4": 96, "m1": 80, "m3": 64, "m4": 112,
+    "n2": 80,
+}  # fmt: skip
 _ARM = ("t2a", "c4a", "n4a")
-_ACCELERATORS = {"a2": "nvidia-tesla-a100", "a3": "nvidia-h100-80gb", "a4": "nvidia-b200", "g2": "nvidia-l4"}
+_ACCELERATORS = {
+    "a2": "nvidia-tesla-a100", "a3": "nvidia-h100-80gb", "a4": "nvidia-b200", "g2": "nvidia-l4",
+    "g4": "nvidia-rtx-pro-6000",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,15 +123,25 @@ def _types() -> dict[str, MachineType]:
         MachineType("e2-medium", 2, 4096, shared=True),
         MachineType("n1-standard-1", 1, 3840),
         MachineType("a2-highgpu-1g", 12, 87_040, gpus=1),
+        MachineType("a3-highgpu-2g", 52, 479_232, gpus=2),
+        MachineType("a3-highgpu-4g", 104, 958_464, gpus=4),
         MachineType("a3-highgpu-8g", 208, 1_916_928, gpus=8),
         MachineType("a4-highgpu-8g", 224, 4_063_232, gpus=8),
         MachineType("g2-standard-4", 4, 16_384, gpus=1),
+        MachineType("g4-standard-48", 48, 184_320, gpus=1),
+        MachineType("g4-standard-96", 96, 368_640, gpus=2),
         MachineType("h3-standard-88", 88, 360_448),
         MachineType("c3-standard-192-metal", 192, 786_432),
+        MachineType("m1-ultramem-40", 40, 984_064),
+        MachineType("m1-ultramem-80", 80, 1_968_128),
+        MachineType("m4-megamem-56", 56, 761_856),
+        MachineType("m4-megamem-112", 112, 1_523_712),
     ]
     sizes = {
         "c2": (4, 8, 16, 30, 60),
         "c3": (4, 8, 22, 44, 88, 176),
+        "c3d": (4, 8, 16, 30, 60, 90),
+        "c4d": (2, 4, 8, 16, 32, 48, 64, 96),
         "c4": (2, 4, 8, 16, 24, 32, 48, 96, 192),
         "c4a": (1, 2, 4, 8, 16, 32, 48, 64, 72),
         "e2": (2, 4, 8, 16, 32),

@@ -151,6 +151,7 @@ def test_limits_by_machine_type() -> None:
         ("h3-standard-88", "pd-balanced"),
         ("n2-standard-2", "hyperdisk-balanced"),
         ("c4-standard-48", "hyperdisk-extreme"),
+        ("c3d-standard-30", "hyperdisk-extreme"),
         ("c3-standard-4", "pd-standard"),
         ("e2-standard-2", "pd-extreme"),
     ],

@@ -62,7 +62,8 @@ def test_a_name_is_unique_in_its_zone_alone(api: Rest, make_disk: Any, refuses: 
         ("hyperdisk-balanced", {"sizeGb": "500", "provisionedIops": "100000", "provisionedThroughput": "140"}),
         ("hyperdisk-balanced", {"sizeGb": "4", "provisionedThroughput": "501"}),
         ("hyperdisk-balanced", {"sizeGb": "200", "provisionedIops": "40000", "provisionedThroughput": "156"}),
-        ("hyperdisk-extreme", {"sizeGb": "64", "provisionedIops": "64001"}),
+        ("hyperdisk-extreme", {"sizeGb": "64", "provisionedIops": "76801"}),
+        ("hyperdisk-extreme", {"sizeGb": "64", "provisionedIops": "127"}),
         ("hyperdisk-extreme", {"sizeGb": "64", "provisionedThroughput": "500"}),
         ("hyperdisk-throughput", {"sizeGb": "2048", "provisionedThroughput": "181"}),
         ("hyperdisk-throughput", {"sizeGb": "2048", "provisionedIops": "100"}),
@@ -80,7 +81,7 @@ def test_each_type_has_bounds(api: Rest, refuses: Any, kind: str, fields: dict[s
         ("pd-extreme", "500", {"provisionedIops": "120000"}),
         ("hyperdisk-balanced", "4", {}),
         ("hyperdisk-balanced", "500", {"provisionedIops": "10000", "provisionedThroughput": "2400"}),
-        ("hyperdisk-extreme", "64", {"provisionedIops": "64000"}),
+        ("hyperdisk-extreme", "64", {"provisionedIops": "76800"}),
         ("hyperdisk-throughput", "2048", {"provisionedThroughput": "180"}),
     ],
 )

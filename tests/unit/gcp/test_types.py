@@ -18,6 +18,7 @@ from airflow_rankvol.backends._gcp_types import (
 )
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import VolumeTemplate
+from tests.clouds.gcp.machines import TYPES as MACHINES
 
 BALANCED, EXTREME, THROUGHPUT = "hyperdisk-balanced", "hyperdisk-extreme", "hyperdisk-throughput"
 
@@ -58,7 +59,8 @@ def test_what_lies_within_the_bounds_is_taken(kind: str, size: int, fields: dict
         (BALANCED, 1000, {"iops": 160_001}),
         ("pd-extreme", 499, {}),
         ("pd-extreme", 500, {"iops": 2499}),
-        (EXTREME, 64, {"iops": 64_001}),
+        (EXTREME, 64, {"iops": 76_801}),
+        (EXTREME, 64, {"iops": 127}),
         (THROUGHPUT, 2048, {"throughput": 19}),
         (THROUGHPUT, 2048, {"throughput": 181}),
     ],
@@ -71,8 +73,26 @@ def test_what_lies_beyond_is_refused(kind: str, size: int, fields: dict[str, int
 def test_large_disks_take_large_machines() -> None:
     assert not takes("n2-standard-48", 48, "pd-extreme")
     assert takes("n2-standard-64", 64, "pd-extreme")
-    assert not takes("n2-standard-64", 64, EXTREME)
-    assert takes("n2-standard-80", 80, EXTREME)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (("n2-standard-64", 64), ("n2-standard-80", 80)),
+        (("c3d-standard-30", 30), ("c3d-standard-60", 60)),
+        (("c4d-standard-48", 48), ("c4d-standard-64", 64)),
+        (("m1-ultramem-40", 40), ("m1-ultramem-80", 80)),
+        (("m4-megamem-56", 56), ("m4-megamem-112", 112)),
+        (("g4-standard-48", 48), ("g4-standard-96", 96)),
+        (("a3-highgpu-2g", 52), ("a3-highgpu-4g", 104)),
+    ],
+)
+def test_hyperdisk_extreme_takes_large_machines(small: tuple[str, int], large: tuple[str, int]) -> None:
+    """As Compute Engine's page of Hyperdisk Extreme lists them; the double of it says the same."""
+    assert not takes(*small, EXTREME)
+    assert takes(*large, EXTREME)
+    assert not MACHINES[small[0]].takes(EXTREME)
+    assert MACHINES[large[0]].takes(EXTREME)
 
 
 @pytest.mark.parametrize(
