@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_rankvol._readings import readings
 from airflow_rankvol.engine.work import Work
 
 if TYPE_CHECKING:
     from airflow_rankvol.engine.follow import Screen
     from airflow_rankvol.engine.launch import Launcher
 
-#: Larger files are data rather than what a secret is written into.
-SEARCHED_BYTES = 262_144
+#: Shorter lines of a secret are no secrets: they would hide what is none.
+LEAST_LINE = 8
 
 
 class Logger(Protocol):
@@ -88,14 +89,16 @@ def secrets_of(launcher: Launcher) -> list[str]:
     """Return what Airflow masks in this process, the task's, and a node can print: it stands in what the node is given.
 
     A triggerer has not read the Variables and connections that templates of the task were rendered with, so it knows
-    none of them by itself.
+    none of them by itself. A node may print a secret of several lines, such as a key, line by line: each is one, too.
     """
     from airflow.sdk._shared.secrets_masker import _secrets_masker
 
     known = _secrets_masker().replacer
     if known is None:
         return []
-    return sorted({secret for text in _texts(launcher) for secret in known.findall(text)})
+    found = {secret for text in _texts(launcher) for secret in known.findall(text)}
+    lines = {line for secret in found for line in map(str.strip, secret.split("\n")) if len(line) >= LEAST_LINE}
+    return sorted(found | lines)
 
 
 def _texts(launcher: Launcher) -> Iterator[str]:
@@ -103,6 +106,5 @@ def _texts(launcher: Launcher) -> Iterator[str]:
     env: Mapping[str, str] = job.env
     yield from (str(value) for value in env.values())
     yield from (*job.commands, *job.gather)
-    for content in launcher.files.values():
-        if len(content) <= SEARCHED_BYTES:
-            yield content.decode(errors="replace")
+    for name, content in launcher.files.items():
+        yield from readings(name, content)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import ending_of, finish
 from airflow_rankvol._gather_operator import GatherRankResults
 from airflow_rankvol._node_operator import NodeOperator
+from airflow_rankvol._readings import readings
 from airflow_rankvol._reap_operator import ReapRankVolumes
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
@@ -22,7 +23,7 @@ from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Role, Slot
-from airflow_rankvol.spec.contents import is_inline
+from airflow_rankvol.spec.contents import inline_content, is_inline
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -65,6 +66,7 @@ class PlanRankVolumes(RankJobOperator):
             if volumes.backend.platform != "local":
                 _check_masked("env", plan.job.env)
                 _check_masked("files", {name: what for name, what in (self.files or {}).items() if is_inline(what)})
+                _check_readings(self.files or {})
             volumes.backend.check(plan)
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
@@ -253,7 +255,21 @@ def _check_masked(field: str, values: Mapping[str, Any]) -> None:
 
     for name, value in values.items():
         if value and redact(value, name) != value:
-            raise ConfigError(
-                f"{field}.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data "
-                "in clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
-            )
+            _refuse_masked(field, name)
+
+
+def _check_readings(files: Mapping[str, Any]) -> None:
+    """Refuse what Airflow masks in contents of files, however it is written there."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
+
+    for name, source in files.items():
+        content = inline_content(source)
+        if content is not None and any(redact(text) != text for text in readings(name, content)):
+            _refuse_masked("files", name)
+
+
+def _refuse_masked(field: str, name: str) -> NoReturn:
+    raise ConfigError(
+        f"{field}.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data "
+        "in clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.log import mask_secret, redact  # type: ignore[attr-defined]  # imported there for others
 
-from airflow_rankvol._node_log import SEARCHED_BYTES, NodeLog, secrets_of
+from airflow_rankvol._node_log import LEAST_LINE, NodeLog, secrets_of
+from airflow_rankvol._readings import SEARCHED_BYTES
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.spec.job import RankJob
 from airflow_rankvol.testing import FakeBackend, fails, succeeds
 from airflow_rankvol.triggers import RankTrigger
 from tests.unit.engine.engine_kit import a_rig
+from tests.unit.test_secrets import ODD_SECRETS
 from tests.unit.trigger_kit import events_of, launched, reached_by_triggers
 
 KEY = "-----BEGIN KEY-----\nrhubarb-and-custard\n-----END KEY-----"
@@ -148,6 +151,20 @@ def test_a_trigger_brings_along_the_secrets_that_its_node_is_given_and_no_others
     large = b"in-a-large-file" + b" " * SEARCHED_BYTES
     files = {"etl.py": b"KEY = 'in-a-file'", "model.bin": b"\xff\xfe", "data.csv": large}
     assert secrets_of(Launcher(job, files, (), "local")) == ["in-a-command", "in-a-file", "in-an-env-value"]
+
+
+@pytest.mark.parametrize("secret", ODD_SECRETS)
+def test_a_secret_is_found_however_it_is_written_in_a_file(secret: str) -> None:
+    """JSON and Python write some characters with escapes; what has several lines may be printed line by line."""
+    mask_secret(secret)
+    job = RankJob.model_validate({"nodes": 1, "volumes": ["data-${NODE_RANK}:/data"], "commands": ["true"]})
+    for name, content in (("call.json", json.dumps({"arguments": [{"key": secret}]})), ("a.py", f"KEY = {secret!r}")):
+        found = secrets_of(Launcher(job, {name: content.encode()}, (), "local"))
+        assert secret in found
+        assert {line for line in secret.split("\n") if len(line) >= LEAST_LINE} <= set(found)
+        for mine in found:
+            mask_secret(mine)
+        assert redact(secret.rsplit("\n", maxsplit=1)[-1]) == "***"
 
 
 def test_a_process_that_masks_nothing_brings_nothing_along() -> None:

@@ -8,7 +8,16 @@ import pytest
 from airflow.sdk.log import mask_secret
 
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.operators import _check_masked
+from airflow_rankvol.operators import _check_masked, _check_readings
+from airflow_rankvol.spec.contents import data_url
+
+#: What JSON, Python or a URL writes otherwise than it is.
+ODD_SECRETS = [
+    'pa"ss\\word-of-rankvol',
+    "pässwörd-of-rankvol",
+    "a'b\"c#d%e-of-rankvol",
+    "-----BEGIN KEY-----\nMIIEofrankvol\n-----END KEY-----",
+]
 
 
 def test_a_value_that_airflow_masks_is_refused_and_not_shown() -> None:
@@ -36,3 +45,18 @@ def test_an_argument_of_a_function_that_airflow_masks_is_refused(arguments: dict
     with pytest.raises(ConfigError, match=r"files\._rankvol/call\.json: .* secret_env") as caught:
         _check_masked("files", {"_rankvol/call.json": {**call, "arguments": arguments}})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ODD_SECRETS)
+def test_a_secret_in_a_file_is_refused_however_it_is_written(secret: str) -> None:
+    mask_secret(secret)
+    source = f"KEY = {secret!r}\n".encode()
+    for name, what in (
+        ("call.json", {"arguments": {"key": [secret]}}),
+        ("shipped.py", data_url(source)),
+        ("key.txt", data_url(secret.encode())),
+    ):
+        with pytest.raises(ConfigError, match=rf"files\.{name}: .* secret_env") as caught:
+            _check_readings({name: what})
+        assert "rankvol" not in str(caught.value)
+    _check_readings({"etl.py": "include/etl.py", "shipped.py": data_url(b"KEY = 'none'"), "broken.py": data_url(b"(")})
