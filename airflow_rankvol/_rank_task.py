@@ -11,7 +11,8 @@ from typing import Any
 
 from airflow.sdk import XComArg
 
-from airflow_rankvol._shipping import check_function, module_source, not_plain
+from airflow_rankvol._plain import not_plain
+from airflow_rankvol._shipping import check_function, module_source
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.contents import data_url
 from airflow_rankvol.taskgroup import RankJobGroup, rank_job

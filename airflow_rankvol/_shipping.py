@@ -1,28 +1,24 @@
 """How a Python function becomes a module that runs elsewhere: its source, and what it uses of the file around it.
 
-The source is shipped as it stands, so that what a DAG file says is what runs. Of the names that it does not define
-itself, those of modules become imports, and JSON values (and tuples of them) stand before it as they were when the DAG
-file was read. Everything else has no meaning on another machine, and is refused by name.
+The source is shipped as it stands (``_definition``), so that what a DAG file says is what runs. Of the names that it
+does not define itself, those of modules become imports, and JSON values (and tuples of them) stand before it as they
+were when the DAG file was read. Everything else has no meaning on another machine, and is refused by name.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import inspect
-import io
-import math
-import symtable
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, MappingProxyType, ModuleType
-from typing import Any
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
 
+from airflow_rankvol._definition import Names, definition_of, free_names
+from airflow_rankvol._plain import not_plain
 from airflow_rankvol.errors import ConfigError
 
 # What every module has of its own; that of the DAG file means nothing elsewhere.
 _OF_MODULES = frozenset({"__builtins__", "__doc__", "__file__", "__name__", "__package__", "__spec__"})
-_IN_BLOCK = "if True:\n"
 
 
 def check_function(function: object) -> FunctionType:
@@ -59,11 +55,11 @@ def module_source(function: FunctionType, *, strict: bool = True) -> str:
     Raises:
         ConfigError: its source cannot be read, or it uses what cannot be shipped.
     """
-    text, node = _definition(function)
+    text, node = definition_of(function)
     bare = _Bare().visit(node)
     lines = ["from __future__ import annotations", ""]
-    values = _Names(function)
-    for name in _free_names(bare, function):
+    values = Names(function)
+    for name in _names_around(bare, function, values):
         found, value = values.find(name)
         if isinstance(value, ModuleType):
             lines += _imports(name, value, bare)
@@ -77,52 +73,6 @@ def module_source(function: FunctionType, *, strict: bool = True) -> str:
                 f"{function.__qualname__} uses {name!r}, which is not defined where it is called; define it before"
             )
     return "\n".join([*lines, text])
-
-
-def not_plain(value: object, where: str = "", allowed: Callable[[object], bool] | None = None) -> str:
-    """Return what in a value is neither JSON nor a tuple, and where; nothing when all of it is.
-
-    Subclasses (an enum's members, NumPy's numbers) are something else: they would come out as something else.
-
-    Args:
-        allowed: what passes besides.
-    """
-    kind = type(value)
-    if value is None or kind in (bool, int, str) or (allowed and allowed(value)):
-        return ""
-    if isinstance(value, float) and kind is float:
-        return "" if math.isfinite(value) else f"{value}{where and f' at {where}'}"
-    items: Iterator[tuple[object, object]] = iter(())
-    if isinstance(value, list | tuple) and kind in (list, tuple):
-        items = iter(enumerate(value))
-    elif isinstance(value, dict) and kind is dict and all(type(key) is str for key in value):
-        items = iter(value.items())
-    else:
-        module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        keys = " with keys that are not str" if kind is dict else ""
-        return f"{module}{kind.__qualname__}{keys}{where and f' at {where}'}"
-    problems = (not_plain(item, f"{where}[{key!r}]", allowed) for key, item in items)
-    return next(filter(None, problems), "")
-
-
-class _Names:
-    """What a function's names stand for, as Python would look them up."""
-
-    def __init__(self, function: FunctionType) -> None:
-        closure: dict[str, Any] = {}
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                closure[name] = cell.cell_contents
-            except ValueError:  # nothing was assigned to it yet
-                continue
-        self._free = frozenset(function.__code__.co_freevars)
-        self._closure: Mapping[str, Any] = MappingProxyType(closure)
-        self._globals = function.__globals__
-
-    def find(self, name: str) -> tuple[bool, Any]:
-        """Say whether a name is defined, and what it stands for."""
-        space = self._closure if name in self._free else self._globals
-        return name in space, space.get(name)
 
 
 class _Bare(ast.NodeTransformer):
@@ -146,60 +96,17 @@ class _Bare(ast.NodeTransformer):
         return ast.copy_location(new, node)
 
 
-def _definition(function: FunctionType) -> tuple[str, ast.FunctionDef]:
-    """Return the text of a function's definition without its decorators, and its syntax tree."""
-    name = function.__qualname__
+def _names_around(node: ast.FunctionDef, function: FunctionType, values: Names) -> list[str]:
+    """Return the names that a function uses and the code around it defines."""
     try:
-        raw = inspect.getsource(function)
-    except (OSError, TypeError) as exc:
-        raise ConfigError(
-            f"the source of {name} cannot be read ({exc}); @rank_task ships it: expected a function of a file"
-        ) from exc
-    # A definition inside of something is indented. A block around it lets it stay so, and its texts of several lines
-    # keep what they are.
-    block = _IN_BLOCK if raw[:1] in " \t" else ""
-    try:
-        outer: Any = ast.parse(block + raw).body[0]
-    except SyntaxError as exc:
-        raise ConfigError(f"the source of {name} cannot be read ({exc}); put it into lines of its own") from exc
-    node = outer.body[0] if block else outer
-    if not isinstance(node, ast.FunctionDef) or node.name != function.__name__:
-        raise ConfigError(
-            f"the source of {name} cannot be found: {function.__code__.co_filename} has changed since it was read"
-        )
-    if len(node.decorator_list) > 1:
-        raise ConfigError(f"{name} has decorators besides @rank_task, which would be lost; expected it alone")
-    node.decorator_list = []
-    first, last = node.lineno, node.end_lineno
-    lines = io.StringIO(block + raw).readlines()[first - 1 : last]  # str.splitlines ends lines where Python does not
-    return block + "".join(lines), node
-
-
-def _free_names(node: ast.FunctionDef, function: FunctionType) -> list[str]:
-    """Return the names that a function uses and somebody else has to define."""
-    try:
-        table = symtable.symtable(ast.unparse(node), function.__code__.co_filename, "exec")
+        found = free_names(ast.unparse(node), function.__code__.co_filename)
     except SyntaxError as exc:
         raise ConfigError(
             f"{function.__qualname__} cannot stand alone ({exc.msg}); it may read variables of the function around it, "
             "but not assign to them"
         ) from exc
-    found = {symbol.get_name() for part in _tables(table) for symbol in part.get_symbols() if _is_free(symbol)}
-    space = function.__globals__
     ours = {function.__name__, *_OF_MODULES}
-    known = {name for name in vars(builtins) if name not in space and name not in function.__code__.co_freevars}
-    return sorted(found - ours - known)
-
-
-def _is_free(symbol: symtable.Symbol) -> bool:
-    # What "global" declares and "+=" changes does not count as referenced.
-    return symbol.is_global() and (symbol.is_referenced() or symbol.is_declared_global())
-
-
-def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
-    yield table
-    for child in table.get_children():
-        yield from _tables(child)
+    return sorted(name for name in found - ours if not values.is_builtin(name))
 
 
 def _imports(name: str, module: ModuleType, node: ast.AST) -> list[str]:
