@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
-from importlib.resources import files
 from types import FunctionType
 from typing import Any
 
 from airflow.sdk import XComArg
 
 from airflow_rankvol._plain import not_plain
-from airflow_rankvol._shipping import check_function, module_source
+from airflow_rankvol._shipping import RUNNER, check_function, module_source, runner
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.contents import data_url
 from airflow_rankvol.taskgroup import RankJobGroup, rank_job
@@ -21,7 +20,7 @@ from airflow_rankvol.taskgroup import RankJobGroup, rank_job
 INJECTED = ("rank", "nodes", "volume")
 
 # RANKVOL_PYTHON is the interpreter of a local node's creator; clouds have their image's.
-_COMMAND = '"${RANKVOL_PYTHON:-python3}" -u _rankvol/run.py'
+_COMMAND = f'"${{RANKVOL_PYTHON:-python3}}" -u {RUNNER}'
 _PLAIN_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -59,7 +58,7 @@ class RankTask:
             "requirements": self._requirements,
         }
         ours = {
-            "_rankvol/run.py": data_url(files(__package__).joinpath("_rank_task_node.py").read_bytes()),
+            RUNNER: runner(),
             "_rankvol/shipped.py": data_url(module_source(self.function).encode()),
             "_rankvol/call.json": call,
         }

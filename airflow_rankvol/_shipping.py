@@ -11,14 +11,29 @@ import ast
 import inspect
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from types import FunctionType, ModuleType
 
 from airflow_rankvol._definition import Names, definition_of, free_names
 from airflow_rankvol._plain import not_plain
 from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.spec.contents import data_url
+
+#: Where a node finds what calls the function.
+RUNNER = "_rankvol/run.py"
 
 # What every module has of its own; that of the DAG file means nothing elsewhere.
 _OF_MODULES = frozenset({"__builtins__", "__doc__", "__file__", "__name__", "__package__", "__spec__"})
+
+
+def runner() -> str:
+    """Return the content of ``RUNNER``, the same for every function, as a value of ``files``."""
+    return data_url(files(__package__).joinpath("_rank_task_node.py").read_bytes())
+
+
+def is_runner(name: str, source: object) -> bool:
+    """Say whether this file is ``RUNNER`` as it is shipped: nothing of a user's, so no secret, stands in it."""
+    return name == RUNNER and source == runner()
 
 
 def check_function(function: object) -> FunctionType:

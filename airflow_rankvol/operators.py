@@ -12,6 +12,7 @@ from airflow_rankvol._gather_operator import GatherRankResults
 from airflow_rankvol._node_operator import NodeOperator
 from airflow_rankvol._readings import readings
 from airflow_rankvol._reap_operator import ReapRankVolumes
+from airflow_rankvol._shipping import is_runner
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
@@ -65,8 +66,9 @@ class PlanRankVolumes(RankJobOperator):
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             if volumes.backend.platform != "local":
                 _check_masked("env", plan.job.env)
-                _check_masked("files", {name: what for name, what in (self.files or {}).items() if is_inline(what)})
-                _check_readings(self.files or {})
+                theirs = {name: what for name, what in (self.files or {}).items() if not is_runner(name, what)}
+                _check_masked("files", {name: what for name, what in theirs.items() if is_inline(what)})
+                _check_readings(theirs)
             volumes.backend.check(plan)
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())

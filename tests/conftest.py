@@ -6,6 +6,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 _home = tempfile.mkdtemp(prefix="rankvol-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
@@ -24,3 +27,15 @@ os.environ.update(
 for name in [key for key in os.environ if key.startswith(("AIRFLOW_CONN_", "AIRFLOW__RANKVOL__"))]:
     del os.environ[name]
 os.makedirs(os.path.join(_home, "dags"))
+
+
+@pytest.fixture(autouse=True)
+def _knows_no_secrets() -> Iterator[None]:
+    """What other tests have masked, or these, is nobody else's: one process runs them all."""
+    from airflow.sdk._shared.secrets_masker import _secrets_masker  # once the environment is set
+
+    masker = _secrets_masker()
+    known = set(masker.patterns), masker.replacer
+    masker.reset_masker()
+    yield
+    masker.patterns, masker.replacer = known

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.log import mask_secret, redact  # type: ignore[attr-defined]  # imported there for others
 
 from airflow_rankvol._node_log import LEAST_LINE, NodeLog, secrets_of
@@ -43,16 +41,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     found = Log()
     monkeypatch.setattr(RankTrigger, "log", found)
     return found
-
-
-@pytest.fixture(autouse=True)
-def _knows_no_secrets() -> Iterator[None]:
-    """What other tests have masked, or these, is nobody else's."""
-    masker = _secrets_masker()
-    known = set(masker.patterns), masker.replacer
-    masker.reset_masker()
-    yield
-    masker.patterns, masker.replacer = known
 
 
 @pytest.fixture

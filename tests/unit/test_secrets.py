@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.log import mask_secret
 
+from airflow_rankvol._shipping import RUNNER, is_runner, runner
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.operators import _check_masked, _check_readings
 from airflow_rankvol.spec.contents import data_url
@@ -60,3 +61,10 @@ def test_a_secret_in_a_file_is_refused_however_it_is_written(secret: str) -> Non
             _check_readings({name: what})
         assert "rankvol" not in str(caught.value)
     _check_readings({"etl.py": "include/etl.py", "shipped.py": data_url(b"KEY = 'none'"), "broken.py": data_url(b"(")})
+
+
+def test_only_the_shipped_runner_itself_is_nobodys_secret() -> None:
+    assert is_runner(RUNNER, runner())
+    assert not is_runner("mine.py", runner())
+    assert not is_runner(RUNNER, data_url(b"KEY = 'mine'"))
+    assert not is_runner(RUNNER, "include/run.py")
