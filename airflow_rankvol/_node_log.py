@@ -101,6 +101,14 @@ def secrets_of(launcher: Launcher) -> list[str]:
     return sorted(found | lines)
 
 
+def mask_lines(launcher: Launcher) -> None:
+    """Mask in this process each line of what is masked here: the log may get one today and the next a moment later."""
+    from airflow.sdk.log import mask_secret
+
+    for secret in secrets_of(launcher):
+        mask_secret(secret)
+
+
 def _texts(launcher: Launcher) -> Iterator[str]:
     job = launcher.job
     env: Mapping[str, str] = job.env

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
-from airflow_rankvol._node_log import NodeLog, secrets_of
+from airflow_rankvol._node_log import NodeLog, mask_lines, secrets_of
 from airflow_rankvol.engine.loop import Line, launch, wait
 from airflow_rankvol.engine.step import stop_own
 from airflow_rankvol.hooks import get_backend
@@ -62,6 +62,7 @@ class NodeOperator(RankJobOperator):
                         stop_own(backend, other)
                 return [failed]
         if not deferrable:
+            mask_lines(launcher)
             line = Line(self.conn_id, self._reopen, self.log.warning)
             with closing(NodeLog(self.log, works)) as shown:
                 return wait(backend, works, shown.of, line)

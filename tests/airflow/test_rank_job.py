@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from airflow.sdk.log import mask_secret
 
 from tests.airflow.harness import DagBench, Run
 
@@ -79,6 +80,19 @@ def test_deferred_and_not_deferred_give_the_same_results_and_states(bench: DagBe
         assert _comparable(runs[True].xcom(task)) == _comparable(runs[False].xcom(task))
     assert runs[True].xcom("gather") == runs[False].xcom("gather")
     assert len({len(bench.left(run.dag).volumes) for run in runs.values()}) == 1
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)  # clouds refuse such a file
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_key_that_a_node_prints_slowly_is_masked_line_by_line(bench: DagBench, deferrable: bool) -> None:
+    mask_secret("-----BEGIN KEY-----\nrhubarb-and-custard\nelderflower-cordial")
+    key = "data:,-----BEGIN KEY-----%0Arhubarb-and-custard%0Aelderflower-cordial%0Aafter it%0A"
+    commands = ['while read -r line; do echo "says $line"; sleep 0.3; done < key.txt']  # several looks at the log
+    run = bench.run(bench.job(nodes=1, files={"key.txt": key}, commands=commands, deferrable=deferrable))
+    assert "says after it" in run.log
+    assert run.log.count("says ***") == 3
+    assert "rhubarb-and" not in run.log
+    assert "elderflower" not in run.log
 
 
 def test_all_spellings_of_the_rank_survive_jinja(bench: DagBench) -> None:
