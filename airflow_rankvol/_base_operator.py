@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+#: Under it PlanRankVolumes pushes the name of the backend that it planned on.
+PLANNED_KEY = "backend"
+
 JOB_FIELDS = (
     "nodes",
     "volumes",
@@ -95,6 +98,8 @@ class RankJobOperator(TellsLineage, BaseOperator):
         destination, collect: where gather copies files to, and the globs that say which.
         conn_id: connection whose type picks the backend.
         volume_group: name of the group; default: the task group that the task lies in.
+        planned_on: ``plan.output["backend"]``, the backend that the job was planned for. Given it, a task works on no
+            other one: a connection that has changed or gone meanwhile would let it look for its volumes elsewhere.
     """
 
     template_fields: Sequence[str] = (*JOB_FIELDS, "conn_id", "volume_group")
@@ -122,6 +127,7 @@ class RankJobOperator(TellsLineage, BaseOperator):
         allow_missing: Any = False,
         conn_id: str = DEFAULT_CONN_ID,
         volume_group: str | None = None,
+        planned_on: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -142,6 +148,7 @@ class RankJobOperator(TellsLineage, BaseOperator):
         self.allow_missing = allow_missing
         self.conn_id = conn_id
         self.volume_group = volume_group
+        self.planned_on = planned_on  # not templated: a teardown must not wait for it, nor fail without it
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
         """Render as Airflow does, with ``${{ … }}`` shielded from Jinja."""
@@ -156,6 +163,7 @@ class RankJobOperator(TellsLineage, BaseOperator):
             ConfigError: the connection or (when checked) the job is wrong.
         """
         backend = get_backend(self.conn_id)
+        self._check_backend(backend.name, context)
         ti = context["ti"]
         identity = RunIdentity(
             owner=get_owner(self.conn_id, backend),
@@ -168,6 +176,14 @@ class RankJobOperator(TellsLineage, BaseOperator):
         if checked and job is None:
             raise ConfigError(problem)
         return RankVolumes(backend=backend, identity=identity, valid_job=job, problem=problem)
+
+    def _check_backend(self, found: str, context: Context) -> None:
+        planned = resolved(self.planned_on, context)
+        if planned not in (None, found):
+            raise ConfigError(
+                f"connection {self.conn_id!r} leads to {found} now, but this run was planned on {planned}, where its "
+                "volumes and nodes are. Nothing was done; let the connection lead there again, and clear this task"
+            )
 
     def read_files(self) -> dict[str, bytes]:
         """Return the content of every file of the job.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from airflow_rankvol.backends.base import Backend
-from airflow_rankvol.errors import AuthDenied, BackendError, ConfigError
+from airflow_rankvol.errors import AuthDenied
 from airflow_rankvol.records import Group, Observation
 
 P = ParamSpec("P")
@@ -76,7 +76,7 @@ class GroupObserver:
     def __init__(self, group: Group, open_backend: Callable[[], Awaitable[Backend]]) -> None:
         self._group = group
         self._open_backend = open_backend
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Future[Backend] | None = None
         self._backend: Backend | None = None
         self._waiters: list[_Waiter] = []
         self._task: asyncio.Task[None] | None = None
@@ -84,11 +84,12 @@ class GroupObserver:
         self._failures = 0
 
     async def backend(self) -> Backend:
-        """Return the backend, which is opened once for all triggers of the group."""
-        async with self._opening:
-            if self._backend is None:
-                self._backend = await self._open_backend()
-            return self._backend
+        """Return the backend, which is opened once for all triggers of the group, who share an error as well."""
+        if self._backend is None:
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.ensure_future(self._open_backend())
+            self._backend = await asyncio.shield(self._opening)  # who is cancelled takes it from nobody else
+        return self._backend
 
     async def observe(self, wanted: Callable[[Observation], bool] = lambda _observation: True) -> Observation:
         """Return the next observation that is wanted, of those that began after this call.
@@ -140,7 +141,7 @@ class GroupObserver:
         return grown_s * random.uniform(1 - JITTER, 1 + JITTER)
 
     async def _open_again(self) -> None:
-        with suppress(BackendError, ConfigError):  # then it goes on with what it has
+        with suppress(Exception):  # whatever it is: it goes on with what it has, and who waits gets the look's error
             self._backend = await self._open_backend()
 
 

@@ -67,7 +67,7 @@ class Survey:
             return {"action": "remove", "reason": finding.reason}
         if finding.resource.name in self.gone or finding.resource.label in self.gone:
             return {"action": "removed", "reason": finding.reason}
-        return {"action": "keep", "reason": "its rank has finished meanwhile, or its run lives again"}
+        return {"action": "keep", "reason": "it has changed or its rank has finished meanwhile, or its run lives again"}
 
 
 def configured_conn_ids() -> list[str]:

@@ -11,12 +11,14 @@ import asyncio
 import importlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import BaseHook
 
+from airflow_rankvol._undefined import apatiently, check_undefined, patiently
 from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError
@@ -147,18 +149,19 @@ def get_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
 
     Raises:
         ConfigError: the connection does not exist, is of another type, or has a wrong extra.
+        NotReady: it was not found, and who may know it does not answer.
     """
     return backend_of(_settings(conn_id))
 
 
 async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
-    """Return the backend of a connection from inside the triggerer's event loop."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    """Return the backend of a connection from inside the triggerer's event loop.
 
-    try:
-        connection = await BaseHook.aget_connection(conn_id)
-    except AirflowNotFoundException as exc:
-        _check_default(conn_id, exc)
+    Raises:
+        ConfigError, NotReady: as ``get_backend``.
+    """
+    connection = await apatiently(partial(_aconnection, conn_id))
+    if connection is None:
         return backend_of(Settings(conn_id, LOCAL_TYPE))
     _check_extra(conn_id, connection.extra)
     settings = _settings_of(conn_id, connection, await connection.aextra_dejson())
@@ -200,7 +203,7 @@ def backend_of(settings: Settings) -> Backend:
 
 
 def _settings(conn_id: str) -> Settings:
-    connection = _connection(conn_id)
+    connection = patiently(partial(_connection, conn_id))
     if connection is None:
         return Settings(conn_id, LOCAL_TYPE)
     _check_extra(conn_id, connection.extra)
@@ -235,6 +238,18 @@ def _connection(conn_id: str) -> Connection | None:
     try:
         return BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as exc:
+        check_undefined(conn_id)
+        _check_default(conn_id, exc)
+        return None
+
+
+async def _aconnection(conn_id: str) -> Connection | None:
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return await BaseHook.aget_connection(conn_id)
+    except AirflowNotFoundException as exc:
+        await asyncio.to_thread(check_undefined, conn_id)
         _check_default(conn_id, exc)
         return None
 

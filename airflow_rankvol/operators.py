@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_rankvol._base_operator import RankJobOperator, RankVolumes, resolved
+from airflow_rankvol._base_operator import PLANNED_KEY, RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import ending_of, finish
 from airflow_rankvol._gather_operator import GatherRankResults
 from airflow_rankvol._node_operator import NodeOperator
 from airflow_rankvol._readings import readings
 from airflow_rankvol._reap_operator import ReapRankVolumes
+from airflow_rankvol._runs import settled_state
 from airflow_rankvol._shipping import is_runner
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
@@ -49,6 +50,7 @@ class PlanRankVolumes(RankJobOperator):
 
     Returns:
         A list of slots in rank order: ``{"rank", "nodes", "zone", "volumes": [{"name", "path", "size_gib", "type"}]}``.
+        ``output["backend"]`` is the name of the backend, such as ``aws``: ``planned_on`` of the other operators.
 
     Raises:
         AirflowFailException: the request cannot work as written, or the backend refuses it.
@@ -73,11 +75,12 @@ class PlanRankVolumes(RankJobOperator):
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
         self._sweep(context, volumes)
+        context["ti"].xcom_push(PLANNED_KEY, volumes.backend.name)
         return plan.to_slots()
 
     def _sweep(self, context: Context, volumes: RankVolumes) -> None:
         def state_of(dag: str, run: str) -> RunState:
-            return self.run_state(context, dag, run)
+            return settled_state(context["ti"], dag, run, self.log)
 
         backend, selector = volumes.backend, volumes.selector()
         findings = survey(backend, selector, state_of, ReapRules(expired_only=True))

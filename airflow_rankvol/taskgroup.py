@@ -9,7 +9,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
 from airflow_rankvol._announce_operator import AnnounceDestination
-from airflow_rankvol._base_operator import plain
+from airflow_rankvol._base_operator import PLANNED_KEY, plain
 from airflow_rankvol._endings import COLLECTED_KEY
 from airflow_rankvol.hooks import DEFAULT_CONN_ID
 from airflow_rankvol.operators import (
@@ -102,6 +102,7 @@ def rank_job(
     with group:
         job["volume_group"] = group.group_id
         plan = PlanRankVolumes(task_id="plan", **job)
+        job["planned_on"] = XComArg(plan, key=PLANNED_KEY)
         create = CreateRankVolumes(task_id="create_volumes", slots=plan.output, **job)
         everyone = {"slots": create.output} if rendezvous else {}
         ranks = RunRank.partial(

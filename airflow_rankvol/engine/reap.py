@@ -32,7 +32,7 @@ class ReapRules:
 
     Args:
         names: exact names of volumes to remove, whatever their scope; never those of a live run.
-        older_than: leave what is younger than this.
+        older_than: leave what is younger than this, named or not.
         expired_only: remove only what has expired, even of ended runs.
     """
 
@@ -119,9 +119,10 @@ def reap(
 ) -> tuple[list[str], dict[str, str]]:
     """Remove what the findings say, nodes first; return what went, and by name what did not and why.
 
-    Each run is asked about once more right before its nodes go, and again before its volumes do: nodes take minutes to
-    go. What belongs to one that lives again, because somebody cleared a task of it, stays, and so does what a rank has
-    finished meanwhile. Those are in neither answer.
+    Nodes take minutes to go, and a run may live and end again meanwhile, because somebody cleared a task of it. So each
+    run is asked about once more right before its nodes go, and again before its volumes do. A volume goes only if it is
+    as it was found, with the same tags: what was made anew meanwhile, or kept by a teardown, stays, and so does what a
+    rank has finished. Those are in neither answer.
 
     Args:
         run_state_of: asks anew, with every call, whether a run lives.
@@ -134,14 +135,34 @@ def reap(
         return backend.list_owned(selector)
 
     gone = delete_nodes(backend, nodes, observe, problems, timeout_s=NODES_TIMEOUT_S)
+    volumes = [(f, f.resource) for f in findings if f.remove and isinstance(f.resource, Volume)]
+    same = _unchanged(backend, [volume for _, volume in volumes], observe, problems)
     asked = run_state_of and cache(run_state_of)
     doomed = [
-        (f.resource, Guard(owner=f.tags.owner, key=f.tags.key))
-        for f in findings
-        if f.remove and isinstance(f.resource, Volume) and _still_goes(backend, f, asked, problems)
+        (volume, Guard(owner=finding.tags.owner, key=finding.tags.key))
+        for finding, volume in volumes
+        if volume.id in same and _still_goes(backend, finding, asked, problems)
     ]
     gone += delete_volumes(backend, doomed, observe, problems, timeout_s=VOLUMES_TIMEOUT_S)
     return gone, problems
+
+
+def _unchanged(
+    backend: Backend, volumes: Sequence[Volume], observe: Callable[[], Observation], problems: dict[str, str]
+) -> set[str]:
+    """Return the ids of the volumes that are now what they were when they were judged, or gone."""
+    if not volumes:
+        return set()
+    try:
+        now = {volume.id: _as_judged(volume) for volume in patiently(backend, observe).volumes}
+    except BackendError as exc:
+        problems.update((volume.label, f"whether it has changed could not be told: {exc}") for volume in volumes)
+        return set()
+    return {volume.id for volume in volumes if now.get(volume.id, _as_judged(volume)) == _as_judged(volume)}
+
+
+def _as_judged(volume: Volume) -> tuple[datetime, Tags | None]:
+    return volume.created_at, volume.tags
 
 
 def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | None, problems: dict[str, str]) -> bool:
@@ -200,10 +221,10 @@ def _judge_volume(
     in_use = _in_use(volume, state, going)
     if in_use:
         return verdict(False, in_use)
-    if volume.name in rules.names:
-        return verdict(True, "named")
     if volume.created_at > now - rules.older_than:
         return verdict(False, "younger than asked for")
+    if volume.name in rules.names:
+        return verdict(True, "named")
     if tags.scope != Scope.RUN:
         return verdict(False, f"scope {tags.scope}: goes only when named")
     if tags.reclaim in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT):

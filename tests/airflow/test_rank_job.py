@@ -209,6 +209,7 @@ def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
         )
         with DAG(DAG_ID, schedule=None) as dag:
             plan = PlanRankVolumes(task_id="plan", **job)
+            job["planned_on"] = plan.output["backend"]
             create = CreateRankVolumes(task_id="create", slots=plan.output, **job)
             ranks = RunRank.partial(task_id="rank", **job).expand(slot=create.output)
             gather = GatherRankResults(
@@ -223,6 +224,20 @@ def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
     assert run.state == "success", run.log
     assert run.states()["rank[1]"] == "success"
     assert _nothing_left(bench, run)
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+def test_no_teardown_works_on_another_backend_than_plan_did(bench: DagBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has changed the connection: it would find nothing there, and call everything deleted."""
+    run = bench.run(bench.job(nodes=2, commands=["exit 3"]))
+    assert len(bench.left(run.dag).volumes) == 2
+    with monkeypatch.context() as changed:
+        extra = {"region_name": "us-east-1", "owner": "team-a"}
+        changed.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps({"conn_type": "aws", "extra": extra}))
+        bench.clear(run, "delete_volumes", downstream=False)
+        failed = bench.resume(run)
+    assert failed.states()["delete_volumes"] == "failed"
+    assert "leads to aws now, but this run was planned on local" in failed.log
 
 
 def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: DagBench) -> None:

@@ -156,6 +156,12 @@ def test_a_run_lives_as_long_as_its_teardown_is_pending(bench: DagBench) -> None
         assert cli.main(["reap", "--yes"]) == 0
     assert kept_ranks(bench, run) == [0, 1]
 
+    # Nor by the plan of the next run, which removes what has expired.
+    ids = [volume.id for volume in bench.left(run.dag).volumes]
+    bench.backend().tag_volumes(ids, {"rankvol:expiry": "2020-01-01T00:00:00+00:00"})
+    assert bench.run(run.dag).state == "success"
+    assert kept_ranks(bench, run) == [0, 1]
+
     put(run, DagRunState.FAILED, TaskInstanceState.SKIPPED)
     assert counts(reap(bench)) == {**NOTHING, "removed": 2}
     assert kept_ranks(bench, run) == []

@@ -184,16 +184,20 @@ def test_pauses_differ_so_that_groups_do_not_look_together_for_ever() -> None:
     assert max(pauses) <= 11
 
 
-@pytest.mark.parametrize("fresh", ["new credentials", "a connection that cannot be read"])
-def test_refused_credentials_are_read_again_before_the_next_look(fresh: str) -> None:
+@pytest.mark.parametrize(
+    "fresh",
+    ["new credentials", ConfigError("no JSON"), BackendError("no such place"), RuntimeError("the supervisor has gone")],
+    ids=str,
+)
+def test_refused_credentials_are_read_again_before_the_next_look(fresh: str | Exception) -> None:
     """Who renews a connection need not restart anything; who breaks it loses nothing either."""
     old, new = CountingBackend(AuthDenied("expired")), CountingBackend()
-    opened: list[str] = []
+    opened: list[object] = []
 
     async def open_backend() -> Any:
         opened.append(fresh)
-        if len(opened) > 1 and fresh != "new credentials":
-            raise ConfigError("no JSON")
+        if len(opened) > 1 and isinstance(fresh, Exception):
+            raise fresh
         return old if len(opened) == 1 else new
 
     async def twice() -> Any:
@@ -202,7 +206,7 @@ def test_refused_credentials_are_read_again_before_the_next_look(fresh: str) -> 
             await observer.observe()
         return await observer.backend()
 
-    assert run(twice()) is (new if fresh == "new credentials" else old)
+    assert run(twice()) is (old if isinstance(fresh, Exception) else new)
     assert len(opened) == 2
 
 

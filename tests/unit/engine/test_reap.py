@@ -204,6 +204,7 @@ def test_what_is_younger_than_asked_for_stays() -> None:
     rig = a_left_rig(collected=True)
     rig.backend.clock.sleep(3600)
     assert rig.reap(RunState.ENDED, older_than=timedelta(hours=2)) == ([], {})
+    assert rig.reap(RunState.ENDED, older_than=timedelta(hours=2), names=frozenset(names(rig))) == ([], {})
     rig.backend.clock.sleep(3700)
     rig.reap(RunState.ENDED, older_than=timedelta(hours=2))
     assert rig.backend.is_empty

@@ -1,0 +1,118 @@
+"""A connection that is not found because nobody answers is not taken for undefined."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time import supervisor, task_runner
+from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, GetConnection
+from airflow.secrets import BaseSecretsBackend
+
+from airflow_rankvol import _undefined
+from airflow_rankvol.errors import ConfigError, NotReady
+from airflow_rankvol.hooks import aget_backend, get_backend, get_owner
+from airflow_rankvol.operators import DeleteRankVolumes, RunRank
+
+NOTHING: dict[str, Any] = dict.fromkeys(("host", "schema", "login", "password", "port"))
+LOCAL = ConnectionResult(conn_id="rankvol_default", conn_type="rankvol_local", extra='{"owner": "team-a"}', **NOTHING)
+UNDEFINED = ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
+DOWN = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 503})
+FIELDS: dict[str, Any] = {"nodes": 1, "volumes": ["data-${NODE_RANK}:/data"], "commands": ["true"]}
+
+
+class Comms:
+    """A task's supervisor, which gives these answers one after another, and the last one for ever.
+
+    An error comes as an exception, as of a process' supervisor, or as an answer, as of one in the same process.
+    """
+
+    def __init__(self, *answers: ConnectionResult | ErrorResponse, raises: bool) -> None:
+        self.answers = list(answers)
+        self.raises = raises
+
+    def send(self, message: Any) -> Any:
+        if not isinstance(message, GetConnection):
+            return None
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if self.raises and isinstance(answer, ErrorResponse):
+            raise AirflowRuntimeError(answer)
+        return answer
+
+    async def asend(self, message: Any) -> Any:
+        return self.send(message)
+
+
+@pytest.fixture(params=[True, False])
+def answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what makes this process a task whose supervisor answers so."""
+    monkeypatch.setattr(_undefined, "LONGEST_PAUSE_S", 0.0)
+
+    def set_answers(*answers: ConnectionResult | ErrorResponse, patience_s: float = 180.0) -> None:
+        monkeypatch.setattr(_undefined, "PATIENCE_S", patience_s)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Comms(*answers, raises=request.param), raising=False)
+
+    return set_answers
+
+
+def reads() -> Iterator[Any]:
+    """Return every way of reading the default connection."""
+    yield get_backend
+    yield lambda: asyncio.run(aget_backend())
+    yield lambda: get_owner("rankvol_default", SimpleNamespace(name="fake", default_owner=lambda: "me"))
+
+
+def test_an_api_server_that_does_not_answer_is_no_undefined_connection(answers: Any) -> None:
+    answers(DOWN, patience_s=0.0)
+    for read in reads():
+        with pytest.raises(NotReady, match=r"'rankvol_default' was not found, but ExecutionAPI.*503.*try again once"):
+            read()
+    with pytest.raises(NotReady):  # and no final error: a retry may find it
+        get_backend("other")
+
+
+def test_a_connection_that_is_there_a_moment_later_is_waited_for(answers: Any) -> None:
+    for read in reads():
+        answers(DOWN, DOWN, DOWN, LOCAL, LOCAL)
+        read()
+    answers(DOWN, DOWN, LOCAL)
+    assert get_owner("rankvol_default", get_backend()) == "team-a"
+
+
+def test_a_connection_that_nobody_knows_is_undefined(answers: Any) -> None:
+    answers(UNDEFINED)
+    assert get_backend().name == asyncio.run(aget_backend()).name == "local"
+    with pytest.raises(ConfigError, match="connection 'other' is not defined"):
+        get_backend("other")
+
+
+def test_a_secrets_backend_that_fails_may_know_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow goes on with the next one, which does not know it."""
+
+    class Sealed(BaseSecretsBackend):
+        def get_connection(self, conn_id: str, team_name: str | None = None) -> Any:
+            raise ConnectionError(f"the vault of {conn_id} is sealed")
+
+    monkeypatch.setattr(supervisor, "ensure_secrets_backend_loaded", lambda: [Sealed()])
+    with pytest.raises(NotReady, match=r"Sealed failed .*the vault of rankvol_default is sealed"):
+        get_backend()
+
+
+def test_a_teardown_that_cannot_ask_does_not_call_its_volumes_deleted(answers: Any) -> None:
+    answers(DOWN, patience_s=0.0)
+    with pytest.raises(NotReady):
+        DeleteRankVolumes(task_id="delete_volumes", volume_group="job", **FIELDS).execute({})
+
+
+@pytest.mark.parametrize("operator", [DeleteRankVolumes, RunRank])
+def test_no_task_works_on_another_backend_than_the_plan(answers: Any, operator: Any) -> None:
+    """As when the connection was deleted meanwhile: the volumes are not on this machine."""
+    answers(UNDEFINED)
+    more: dict[str, Any] = {"slot": {}} if operator is RunRank else {}
+    task = operator(task_id="a_task", volume_group="job", planned_on="aws", **more, **FIELDS)
+    with pytest.raises(Exception, match=r"'rankvol_default' leads to local now, but this run was planned on aws"):
+        task.execute({})
