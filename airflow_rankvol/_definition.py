@@ -164,21 +164,20 @@ def _goes_as_value(function: FunctionType, names: Names, parameter: str, old: as
     if not used:
         return False
     problem = not_plain(value)
-    # What is asked of a module, such as the number of processors, is asked where the function runs.
-    if not problem and not any(isinstance(names.find(name)[1], ModuleType) for name in used):
+    if not problem:
         return True
     for name in used:
         if _is_doubtful(function, names, name, value if isinstance(old, ast.Name) else None):
             raise ConfigError(
-                f"{function.__qualname__}: the default of {parameter!r} is evaluated on the node (it "
-                f"{f'is no JSON value, found {problem}' if problem else 'uses a module'}), and {name!r} in it may be "
-                f"another one there; let it be a JSON value or None, and make the rest inside {function.__name__}"
+                f"{function.__qualname__}: the default of {parameter!r} is evaluated on the node (it is no JSON value, "
+                f"found {problem}), and {name!r} in it may be another one there; let it be a JSON value or None, and "
+                f"make the rest inside {function.__name__}"
             )
     return False
 
 
 def _is_doubtful(function: FunctionType, names: Names, name: str, value: object) -> bool:
-    """Say whether a default's name may have meant something else here than it does on a node.
+    """Say whether a default's name may mean something else on a node than it did here: only modules are the same.
 
     Args:
         value: what it meant, where that is known.
@@ -187,8 +186,8 @@ def _is_doubtful(function: FunctionType, names: Names, name: str, value: object)
         return value is not None and value is not getattr(builtins, name)
     found, there = names.find(name)
     # Names of a default belong to the function around: a variable of it hides one of the file, and nothing tells.
-    nested = "<locals>" in function.__qualname__ and not names.of_surroundings(name)
-    return nested and (not found or not not_plain(there))
+    hidden = "<locals>" in function.__qualname__ and not names.of_surroundings(name) and not found
+    return hidden or (found and not isinstance(there, ModuleType))
 
 
 def _with_literals(text: str, first: int, literals: list[_Literal]) -> str:

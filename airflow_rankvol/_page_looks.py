@@ -42,7 +42,8 @@ class Looks:
         self._state_of = state_of
         # Taken again by the thread that has it: a look that ends at once is stored by the one that began it.
         self._lock = threading.RLock()
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="rankvol-page")
+        # One thread for each connection: one that hangs, however often it is asked for anew, takes none from another.
+        self._threads: dict[str, ThreadPoolExecutor] = {}
         self._running: dict[str, Future[Seen]] = {}
         self._done: dict[str, tuple[float, Seen]] = {}
 
@@ -66,7 +67,9 @@ class Looks:
             running = self._running.get(conn_id)
             if running is not None:
                 return running
-            look = self._running[conn_id] = self._pool.submit(look_at, conn_id, self._state_of)
+            if conn_id not in self._threads:
+                self._threads[conn_id] = ThreadPoolExecutor(1, thread_name_prefix=f"rankvol-page-{conn_id}")
+            look = self._running[conn_id] = self._threads[conn_id].submit(look_at, conn_id, self._state_of)
             look.add_done_callback(lambda done: self._store(conn_id, done))
             return look
 

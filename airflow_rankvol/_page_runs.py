@@ -138,7 +138,9 @@ def run_groups(
         wanted = {(dag_id, run) for dag_id in dags} if run else {*map(tuple, session.execute(latest)), *runs}
         rows = session.execute(tasks.where(TaskInstance.run_id.in_({run_id for _, run_id in wanted}))).all()
         rows = [row for row in rows if (row[0], row[1]) in wanted]
-        fields = _fields(session, {(row[0], row[1], row[2]) for row in rows})
+        known = {(row[0], row[1], row[2]) for row in rows}
+        fields = _fields(session, known)
+        fields |= _declared(session, {task for task in known if not fields.get(task, {}).get("volume_group")})
     return _grouped(rows, fields)
 
 
@@ -165,6 +167,28 @@ def _fields(session: Any, tasks: Collection[Where]) -> dict[Where, Mapping[str, 
         Rendered.map_index.in_((-1, 0)),
     )
     return {(dag, run, task): values or {} for dag, run, task, values in session.execute(query)}
+
+
+def _declared(session: Any, tasks: Collection[Where]) -> dict[Where, Mapping[str, Any]]:
+    """Return such fields as their DAGs have them: of a task that has not begun, or long ago, none are kept.
+
+    A template in them says nothing without its run.
+    """
+    from airflow.models.dagbag import DBDagBag
+
+    bag, found = DBDagBag(load_op_links=False), dict[Where, Mapping[str, Any]]()
+    dags = {dag_id: bag.get_latest_version_of_dag(dag_id, session=session) for dag_id in {dag for dag, _, _ in tasks}}
+    for dag_id, run, task_id in tasks:
+        dag = dags[dag_id]
+        if dag is None or not dag.has_task(task_id):
+            continue
+        task: Any = dag.get_task(task_id)
+        given: Mapping[str, Any] = getattr(task, "partial_kwargs", None) or vars(task)
+        told = {name: given.get(name) for name in ("volume_group", "conn_id")}
+        found[dag_id, run, task_id] = {
+            name: value for name, value in told.items() if isinstance(value, str) and "{" not in value
+        }
+    return found
 
 
 def rank_tasks(job: RunGroup) -> list[RankTask]:

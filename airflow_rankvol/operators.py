@@ -68,6 +68,8 @@ class PlanRankVolumes(RankJobOperator):
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             if volumes.backend.platform != "local":
                 _check_masked("env", plan.job.env)
+                _check_texts("commands", plan.job.commands)
+                _check_texts("gather", plan.job.gather)
                 theirs = {name: what for name, what in (self.files or {}).items() if not is_runner(name, what)}
                 _check_masked("files", {name: what for name, what in theirs.items() if is_inline(what)})
                 _check_readings(theirs)
@@ -261,6 +263,15 @@ def _check_masked(field: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value and redact(value, name) != value:
             _refuse_masked(field, name)
+
+
+def _check_texts(field: str, texts: Sequence[str]) -> None:
+    """Refuse what Airflow masks in commands: they stand in a node's script as well."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
+
+    for number, text in enumerate(texts):
+        if redact(text) != text:
+            _refuse_masked(field, str(number))
 
 
 def _check_readings(files: Mapping[str, Any]) -> None:

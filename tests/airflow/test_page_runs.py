@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from airflow.models.dagrun import DagRun
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.utils.session import create_session
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from airflow_rankvol import _page_runs as runs
 from airflow_rankvol._page_groups import Found, merge, summary, visible
@@ -59,6 +60,20 @@ def shown(run: Run) -> tuple[Found, dict[str, Any], dict[str, Any]]:
     table, now = PriceTable.load(), utc_now()
     ranks = detail(group, runs.rank_tasks(group.job), runs.slots(group.job), table, {"rankvol_default": "local"}, now)
     return group, summary(group, table, now), ranks
+
+
+def test_a_job_is_one_group_before_its_tasks_begin_and_after_airflow_has_forgotten_their_fields(
+    bench: DagBench, ended: Run
+) -> None:
+    """Airflow keeps rendered fields of tasks that have begun, in the latest runs of a DAG."""
+    waiting = bench.start(ended.dag)
+    with create_session() as session:
+        session.execute(delete(RenderedTaskInstanceFields).where(RenderedTaskInstanceFields.run_id == ended.run_id))
+    found = runs.run_groups({ended.dag.dag_id})
+    assert set(found) == {(ended.dag.dag_id, run.run_id, "by hand") for run in (ended, waiting)}
+    for job in found.values():
+        assert set(job.steps) == {"plan", "create", "ranks", "gather", "delete"}
+    bench.time_out(waiting)
 
 
 def test_an_ended_run_is_told_by_its_tasks_and_by_what_it_left(ended: Run) -> None:

@@ -51,6 +51,21 @@ def test_a_place_that_hangs_is_named_and_hides_no_other(places: Places, monkeypa
     assert places.asked == {"slow": 1, "quick": 1}
 
 
+def test_a_place_that_hangs_hides_no_other_however_often_something_is_removed(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    shared = looks()
+    for number in range(1, 8):
+        slow, quick = shared.all(["slow", "quick"])
+        assert "has not answered" in slow.problem
+        assert quick.problem == f"look {number}"
+        shared.forget()
+    places.go.set()
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)
+    assert shared.all(["slow"])[0].problem == "look 8"
+
+
 def test_a_look_holds_for_some_seconds(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = looks()
     assert [shared.all(["quick", "quick"])[0].problem for _ in range(3)] == ["look 1"] * 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -40,12 +42,30 @@ def test_a_local_that_is_called_like_something_of_python_is_what_it_was() -> Non
     assert shipped(shard)["shard"](1) == 8
 
 
-def test_what_a_module_says_is_asked_where_the_function_runs() -> None:
-    def shard(rank: int, turn: float = 2 * math.pi) -> float:
-        return rank * turn
+def test_a_default_that_a_module_gives_is_what_it_gave_when_the_file_was_read() -> None:
+    """As Python evaluates it, once; not what a node's module or a loop's variable gives later."""
+    tasks = []
+    for n in (1, 2):
 
-    assert "2 * math.pi" in source(shard)
-    assert shipped(shard)["shard"](1) == 2 * math.pi
+        def shard(rank: int, root: float = math.sqrt(n * n), where: Any = os.environ["PATH"]) -> Any:
+            return rank, root, where
+
+        tasks.append(shard)
+    for task, root in zip(tasks, (1.0, 2.0), strict=True):
+        assert shipped(task)["shard"](1) == task(1) == (1, root, os.environ["PATH"])
+
+
+def test_a_default_that_is_no_json_is_made_of_modules_alone() -> None:
+    def shard(rank: int, pause: Any = dt.timedelta(days=1)) -> Any:
+        return rank * pause
+
+    assert shipped(shard)["shard"](2) == dt.timedelta(days=2)
+
+    def doubtful(rank: int, pause: Any = dt.timedelta(days=N)) -> Any:
+        return rank * pause
+
+    with pytest.raises(ConfigError, match=r"default of 'pause' is evaluated on the node .*'N' in it may be another"):
+        source(doubtful)
 
 
 def test_a_default_that_cannot_be_shipped_is_refused_by_name() -> None:

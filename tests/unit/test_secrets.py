@@ -9,7 +9,7 @@ from airflow.sdk.log import mask_secret
 
 from airflow_rankvol._shipping import RUNNER, is_runner, runner
 from airflow_rankvol.errors import ConfigError
-from airflow_rankvol.operators import _check_masked, _check_readings
+from airflow_rankvol.operators import _check_masked, _check_readings, _check_texts
 from airflow_rankvol.spec.contents import data_url
 
 #: What JSON, Python or a URL writes otherwise than it is.
@@ -25,6 +25,15 @@ def test_a_value_that_airflow_masks_is_refused_and_not_shown() -> None:
     mask_secret("hunter2-of-rankvol")
     with pytest.raises(ConfigError, match=r"env\.DATABASE: .* secret_env") as caught:
         _check_masked("env", {"DAY": "2026-01-02", "DATABASE": "user:hunter2-of-rankvol@host"})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["commands", "gather"])
+def test_a_secret_in_a_command_is_refused_and_not_shown(field: str) -> None:
+    mask_secret("hunter2-of-rankvol")
+    _check_texts(field, ['curl -H "X-Key: $KEY" localhost'])
+    with pytest.raises(ConfigError, match=rf"{field}\.1: .* secret_env") as caught:
+        _check_texts(field, ["true", "curl -H 'X-Key: hunter2-of-rankvol' localhost"])
     assert "hunter2" not in str(caught.value)
 
 
