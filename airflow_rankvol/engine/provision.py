@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.calls import patiently, wait_until
-from airflow_rankvol.engine.creation import Creation, has_open_zone, zone_of
-from airflow_rankvol.engine.marks import check_claims, hand_out, renew
+from airflow_rankvol.engine.creation import EARLIER_TRIES, Creation, has_open_zone, zone_of
+from airflow_rankvol.engine.marks import check_claims, hand_out, never_handed_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -71,11 +71,16 @@ def _found_for_sure(
 
     What is not listed yet, a try before may have made in another zone than this one would: there the tokens of those
     tries, and a name that is unique in its zone, stand for nothing. So a later try waits until it would be listed.
+    Likewise one that does not know the tokens of all tries any more: the try before took the oldest that it knew.
     """
     until = backend.clock.now() + timedelta(seconds=backend.listing_lag_s)
     while True:
         found = patiently(backend, look)
-        if generation == 1 or not has_open_zone(plan, found) or backend.clock.now() >= until:
+        unsure = generation > 1 and has_open_zone(plan, found)
+        unsure |= generation > 1 + EARLIER_TRIES and any(
+            wanted.scope is Scope.RUN and wanted.name not in found for wanted in plan.volumes()
+        )
+        if not unsure or backend.clock.now() >= until:
             return found
         backend.clock.sleep(backend.poll_interval_s)
 
@@ -85,8 +90,8 @@ def _found(
 ) -> dict[str, tuple[Volume, bool]]:
     """Return what exists of the plan by name, with whether it is adopted; every one was found to be usable."""
     observation = backend.observe(group)
-    # One that is going comes first: what has its name by now counts.
-    volumes = sorted(observation.volumes, key=lambda volume: volume.state is not VolumeState.DELETING)
+    # The last one counts: one that is going comes first, then what no rank has had.
+    volumes = sorted(observation.volumes, key=lambda v: (v.state is not VolumeState.DELETING, _was_handed_out(v)))
     by_name = {volume.name: volume for volume in volumes}
     _check_only_one(backend, plan, volumes)
     planned = {wanted.name for slot in plan.slots for wanted in slot.volumes}
@@ -97,6 +102,10 @@ def _found(
         for wanted in slot.volumes
         if wanted.name in by_name
     }
+
+
+def _was_handed_out(volume: Volume) -> bool:
+    return volume.tags is not None and not never_handed_out(volume.tags)
 
 
 def _check_only_one(backend: Backend, plan: Plan, volumes: Sequence[Volume]) -> None:
