@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow_rankvol._base_operator import PLANNED_KEY, RankJobOperator, RankVolumes, resolved
 from airflow_rankvol._endings import ending_of, finish
 from airflow_rankvol._gather_operator import GatherRankResults
+from airflow_rankvol._masked import check_files, check_texts, check_values
 from airflow_rankvol._node_operator import NodeOperator
-from airflow_rankvol._readings import readings
 from airflow_rankvol._reap_operator import ReapRankVolumes
 from airflow_rankvol._runs import settled_state
 from airflow_rankvol._shipping import is_runner
@@ -25,7 +25,6 @@ from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Role, Slot
-from airflow_rankvol.spec.contents import inline_content, is_inline
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,12 +66,11 @@ class PlanRankVolumes(RankJobOperator):
             if not plan.job.commands:
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             if volumes.backend.platform != "local":
-                _check_masked("env", plan.job.env)
-                _check_texts("commands", plan.job.commands)
-                _check_texts("gather", plan.job.gather)
+                check_values("env", plan.job.env)
+                check_texts("commands", plan.job.commands)
+                check_texts("gather", plan.job.gather)
                 theirs = {name: what for name, what in (self.files or {}).items() if not is_runner(name, what)}
-                _check_masked("files", {name: what for name, what in theirs.items() if is_inline(what)})
-                _check_readings(theirs)
+                check_files(theirs)
             volumes.backend.check(plan)
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
@@ -254,38 +252,3 @@ class DeleteRankVolumes(RankJobOperator):
 def _handout_of(try_id: str) -> str:
     """Return eight characters for a try of create_volumes: Airflow 3 gives every try of every task an id of its own."""
     return hashlib.sha256(try_id.encode()).hexdigest()[:8]
-
-
-def _check_masked(field: str, values: Mapping[str, Any]) -> None:
-    """Refuse what Airflow masks: a cloud node's script is stored with the node, for everybody who may look at it."""
-    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
-
-    for name, value in values.items():
-        if value and redact(value, name) != value:
-            _refuse_masked(field, name)
-
-
-def _check_texts(field: str, texts: Sequence[str]) -> None:
-    """Refuse what Airflow masks in commands: they stand in a node's script as well."""
-    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
-
-    for number, text in enumerate(texts):
-        if redact(text) != text:
-            _refuse_masked(field, str(number))
-
-
-def _check_readings(files: Mapping[str, Any]) -> None:
-    """Refuse what Airflow masks in contents of files, however it is written there."""
-    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # imported there for others, but not listed
-
-    for name, source in files.items():
-        content = inline_content(source)
-        if content is not None and any(redact(text) != text for text in readings(name, content)):
-            _refuse_masked("files", name)
-
-
-def _refuse_masked(field: str, name: str) -> NoReturn:
-    raise ConfigError(
-        f"{field}.{name}: found a value that Airflow masks as a secret; it would stand in the node's user data "
-        "in clear. Keep it in the cloud's secret store, and name it in secret_env: the node fetches it itself"
-    )
