@@ -62,6 +62,28 @@ def test_a_try_after_a_killed_one_makes_nothing_twice(lab: Lab, monkeypatch: pyt
     assert {volume["Tags"]["rankvol:attempt"] for volume in volumes(lab)} == {str(killed + 1)}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_volume_that_is_being_deleted_is_not_what_its_name_stands_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """However EC2 lists them."""
+    kind = type(lab.backend.ec2)
+    listed = kind.volumes
+    monkeypatch.setattr(kind, "volumes", lambda *args: listed(*args)[::order])
+    rig = lab.rig(1)
+    rig.create(1)
+    (going,) = volumes(lab)
+    lab.double.settings(delete_volume_s=600.0)
+    ec2 = lab.double.boto3("ec2")
+    ec2.delete_volume(VolumeId=rig.slots[0].volumes[0].id)
+    tags = [{"Key": key, "Value": value} for key, value in going["Tags"].items()]
+    specification = {"TagSpecifications": [{"ResourceType": "volume", "Tags": tags}]}
+    new = ec2.create_volume(AvailabilityZone=ZONE, Size=10, VolumeType="gp3", **specification)["VolumeId"]
+    lab.settle()
+    create(lab, rig, 2)
+    assert rig.slots[0].volumes[0].id == new
+
+
 def test_of_two_volumes_of_a_name_that_which_a_rank_has_had_counts(lab: Lab) -> None:
     """However EC2 lists them: on the other one nothing can be."""
     rig = lab.rig(1)
@@ -71,7 +93,7 @@ def test_of_two_volumes_of_a_name_that_which_a_rank_has_had_counts(lab: Lab) -> 
     tags = [{"Key": key, "Value": value} for key, value in twin.items()]
     specification = {"TagSpecifications": [{"ResourceType": "volume", "Tags": tags}]}
     for _ in range(3):  # listed before or after it
-        lab.double.boto3("ec2").create_volume(AvailabilityZone=ZONE, Size=1, VolumeType="gp3", **specification)
+        lab.double.boto3("ec2").create_volume(AvailabilityZone=ZONE, Size=10, VolumeType="gp3", **specification)
     lab.settle(90)
     id_of_it = rig.slots[0].volumes[0].id
     create(lab, rig, 2)
