@@ -167,6 +167,21 @@ def test_a_subnet_that_leaves_out_the_zone_of_an_adopted_volume_is_refused(lab: 
     lab.backend.check(adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes", OTHER_ZONE: "nodes"}}))
 
 
+def test_a_volume_that_is_being_deleted_counts_for_nothing(lab: Lab) -> None:
+    """Its zone is no node's, and one that has its name by now is the only one; as create_volumes has it."""
+    job = adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes"}})
+    gone = lab.foreign_disk("shard-1", OTHER_ZONE)
+    with pytest.raises(ConfigError, match=OTHER_ZONE):
+        lab.backend.check(job)
+    lab.double.settings(delete_disk_s=30.0)
+    lab.double.rest().delete(f"zones/{OTHER_ZONE}/disks/shard-1")
+    lab.settle()
+    lab.backend.check(job)
+    lab.foreign_disk("shard-1")
+    lab.backend.check(job)
+    assert lab.double.state()["disks"][gone]["status"] == "DELETING"
+
+
 def test_a_subnet_has_to_be_in_the_region_of_an_adopted_volume(lab: Lab) -> None:
     lab.foreign_disk("shard-1", "us-east1-b")
     with pytest.raises(ConfigError, match=r"nodes does not lie in region us-east1"):
