@@ -22,6 +22,7 @@ class FoundVolume:
     name: str
     id: str
     zone: str
+    type: str
     tags: Tags | None = None
 
     @property
@@ -35,7 +36,9 @@ def by_name(volumes: Iterable[Volume]) -> dict[str, dict[str, FoundVolume]]:
     found: dict[str, dict[str, FoundVolume]] = defaultdict(dict)
     for volume in volumes:
         if volume.state is not VolumeState.DELETING:
-            found[volume.name][volume.id] = FoundVolume(volume.name, volume.id, volume.zone or "", volume.tags)
+            found[volume.name][volume.id] = FoundVolume(
+                volume.name, volume.id, volume.zone or "", volume.type, volume.tags
+            )
     return found
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_rankvol.backends._found import FoundVolume, by_name, check_owners, check_subnets, zones_of
+from airflow_rankvol.backends._found import Found, FoundVolume, by_name, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
 from airflow_rankvol.backends._gcp_creation import global_link
@@ -72,8 +72,7 @@ def check(plan: Plan, gce: Gce, places: Places, staging: GcsStaging) -> None:
     check_owners(plan, found)
     check_subnets(plan, found, _zones_of_subnets)
     zones = zones_of(plan, found, lambda: choose_zone(plan, places))
-    kinds = sorted({template.type or DEFAULT_TYPE for template, _ in _templates(plan)})
-    check_nodes(plan, places, zones, kinds)
+    check_nodes(plan, places, zones, _kinds(plan, found))
     _warn_of_quotas(plan, gce, zones)
 
 
@@ -195,6 +194,18 @@ def _found(plan: Plan, gce: Gce, places: Places) -> dict[str, FoundVolume]:
                 "Remove the others, or choose another name for the volume in the job"
             )
     return {name: next(iter(volumes.values())) for name, volumes in found.items() if len(volumes) == 1}
+
+
+def _kinds(plan: Plan, found: Found) -> dict[str, str]:
+    """Return the types of the plan's volumes, each with one that has it; what is there keeps its own."""
+    kinds: dict[str, str] = {}
+    for wanted in plan.volumes():
+        there = found.get(wanted.name)
+        if there:
+            kinds.setdefault(there.type, there.label)
+        else:
+            kinds.setdefault(wanted.template.type or DEFAULT_TYPE, f"volume {wanted.name}")
+    return dict(sorted(kinds.items()))
 
 
 def _zones_of_subnets(template: NodeTemplate) -> Collection[str]:

@@ -25,12 +25,12 @@ _ACCOUNT = re.compile(r"default|[^@\s]+@[^@\s]+")
 _TAG = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str], kinds: Sequence[str]) -> None:
+def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str], kinds: Mapping[str, str]) -> None:
     """Refuse nodes that the project cannot give.
 
     Args:
         zones: each rank's zone.
-        kinds: the types of the volumes.
+        kinds: the types of the volumes, each with the label of one that has it.
     """
     job = plan.job
     used = sorted(set(zones.values()))
@@ -57,7 +57,7 @@ def _check_zones(places: Places, used: Sequence[str]) -> None:
 
 
 def _check_node(
-    places: Places, template: NodeTemplate, where: str, zones: Sequence[str], disks: tuple[Sequence[str], int]
+    places: Places, template: NodeTemplate, where: str, zones: Sequence[str], disks: tuple[Mapping[str, str], int]
 ) -> None:
     """Check one template in every zone that it is used in.
 
@@ -172,7 +172,9 @@ def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str
         )
 
 
-def _check_machine(machine: MachineType, template: NodeTemplate, where: str, disks: tuple[Sequence[str], int]) -> None:
+def _check_machine(
+    machine: MachineType, template: NodeTemplate, where: str, disks: tuple[Mapping[str, str], int]
+) -> None:
     kinds, count = disks
     if count > machine.max_disks:
         raise ConfigError(
@@ -185,11 +187,11 @@ def _check_machine(machine: MachineType, template: NodeTemplate, where: str, dis
             "%s.machine_type: the family of %s is not known here: whether it takes disks of type %s, only its launch "
             "tells (docs/gcp.md has a table)", where, machine.name, ", ".join(sorted({boot, *kinds})),
         )  # fmt: skip
-    for kind in (*kinds, boot):
+    for kind, whose in (*kinds.items(), (boot, "the disk that it boots from")):
         if not takes(machine.name, machine.cpus, kind):
             able = sorted(FAMILIES.get(family_of(machine.name), ()))
             raise ConfigError(
-                f"{where}.machine_type: {machine.name} takes no disks of type {kind}; its family takes "
+                f"{where}.machine_type: {machine.name} takes no disks of type {kind}, as {whose} is; its family takes "
                 f"{', '.join(able)}, some of them only on large machines. Choose another type of disk or machine"
             )
     _check_accelerators(machine, template, where)

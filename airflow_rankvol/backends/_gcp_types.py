@@ -136,10 +136,10 @@ def boot_type_of(machine_type: str) -> str:
 
 
 def takes(machine_type: str, cpus: int, disk_type: str) -> bool:
-    """Say whether a machine takes a disk of a type, as far as that is known."""
+    """Say whether a machine takes a disk of a type, as far as that is known: an adopted one may have any."""
     family = family_of(machine_type)
     known = FAMILIES.get(family)
-    if known is None:
+    if known is None or disk_type not in TYPES:
         return True
     if disk_type == "hyperdisk-extreme" and cpus < _EXTREME_FROM.get(family, 1):
         return False

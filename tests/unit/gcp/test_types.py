@@ -106,6 +106,12 @@ def test_families_of_the_fourth_generation_take_hyperdisk_only(machine: str) -> 
     assert not any(takes(machine, 960, kind) for kind in TYPES if kind.startswith("pd-"))
 
 
+def test_a_type_that_is_not_known_is_compute_engines_to_judge() -> None:
+    """An adopted disk may have one."""
+    assert takes("a3-highgpu-8g", 208, "hyperdisk-ml")
+    assert not takes("a3-highgpu-8g", 208, "pd-standard")
+
+
 def test_what_is_known_of_a_family_is_known_of_its_disks_too() -> None:
     """An image of the right architecture is refused where it is not, and a boot disk guessed."""
     assert set(FAMILIES) >= ARM | WITH_ACCELERATORS

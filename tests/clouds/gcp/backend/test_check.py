@@ -182,6 +182,31 @@ def test_a_volume_that_is_being_deleted_counts_for_nothing(lab: Lab) -> None:
     assert lab.double.state()["disks"][gone]["status"] == "DELETING"
 
 
+@pytest.mark.parametrize("gathers", [False, True])
+def test_a_machine_has_to_take_the_types_that_adopted_volumes_have(lab: Lab, gathers: bool) -> None:
+    """What the template says is for the others alone."""
+    lab.foreign_disk("shard-1", type=f"zones/{ZONE}/diskTypes/pd-standard")
+    template = {"scope": "global", "type": "hyperdisk-balanced"}
+    taking = {"machine_type": "m1-ultramem-40"}  # takes both
+    nodes: dict[str, Any] = {"node": taking, "gather": ["true"], "gather_node": {"machine_type": "c4-standard-8"}}
+    job: dict[str, Any] = nodes if gathers else {"node": nodes["gather_node"]}
+    where = "gather_node" if gathers else "node"
+    message = (
+        rf"{where}\.machine_type: c4-standard-8 takes no disks of type pd-standard, as volume shard-1 \({ZONE}/sha"
+    )
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template=template, **job))
+
+
+def test_a_machine_need_not_take_the_type_that_no_volume_of_the_job_has(lab: Lab) -> None:
+    """The default type is for volumes that are made; here all are there."""
+    for rank in range(4):
+        lab.foreign_disk(f"shard-{rank}", type=f"zones/{ZONE}/diskTypes/hyperdisk-balanced")
+    lab.backend.check(adopting(node={"machine_type": "c4-standard-8"}))
+    with pytest.raises(ConfigError, match="takes no disks of type pd-balanced, as volume shard-4 is"):
+        lab.backend.check(adopting(nodes=5, node={"machine_type": "c4-standard-8"}))
+
+
 def test_a_subnet_has_to_be_in_the_region_of_an_adopted_volume(lab: Lab) -> None:
     lab.foreign_disk("shard-1", "us-east1-b")
     with pytest.raises(ConfigError, match=r"nodes does not lie in region us-east1"):
