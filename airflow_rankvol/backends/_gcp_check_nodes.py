@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._gcp_labels import check_labels
 from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
 from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
-from airflow_rankvol.backends._gcp_types import FAMILIES, NO_BOOT, TYPES, boot_type_of, family_of, takes
+from airflow_rankvol.backends._gcp_types import (
+    FAMILIES,
+    NO_BOOT,
+    TYPES,
+    WITHOUT_ACCELERATORS,
+    boot_type_of,
+    family_of,
+    takes,
+)
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
@@ -204,6 +212,11 @@ def _check_accelerators(machine: MachineType, template: NodeTemplate, where: str
     if machine.accelerators and machine.accelerators != gpus:
         raise ConfigError(
             f"{where}.gpus_per_node: {gpus}; {machine.name} has {machine.accelerators}. Correct the one or the other"
+        )
+    if takes_accelerators(template, machine.name) and family_of(machine.name) in WITHOUT_ACCELERATORS:
+        raise ConfigError(
+            f"{where}.accelerator: {template.accelerator}; {machine.name} takes none, only N1 machines do. Use one of "
+            "these, as n1-standard-4, or a machine type that has its own, as g2-standard-4"
         )
     if not machine.accelerators and not takes_accelerators(template, machine.name):
         raise ConfigError(

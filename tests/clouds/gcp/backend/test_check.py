@@ -11,6 +11,7 @@ import pytest
 from airflow_rankvol.backends._gcp_types import FAMILIES
 from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
+from airflow_rankvol.records import NodeState
 from airflow_rankvol.spec.job import RankJob
 from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lab_on
 from tests.clouds.gcp.client import Double
@@ -55,6 +56,7 @@ def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
     assert lab.double.state()["instances"] == {}
 
 
+T4 = {"accelerator": "nvidia-tesla-t4", "gpus_per_node": 1}
 SECRET = {"secret_env": {"TOKEN": "secretmanager:token"}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"volume_template": {"type": "gp3"}}, "type 'gp3' .*expected one of pd-standard, pd-balanced"),
@@ -113,6 +115,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"node": {"report": "ssm"}}, "'ssm' is AWS'"),
     ({"node": {"lifetime": "120d"}}, "119 days"),
     ({"node": {"gpus_per_node": 1}}, r"node\.accelerator is not set"),
+    (
+        {"node": {**T4, "machine_type": "n2-standard-4"}},
+        r"node\.accelerator: nvidia-tesla-t4; n2-standard-4 takes none",
+    ),
+    ({"node": {**T4, "machine_type": "n1-standard-4, e2-standard-4"}}, "e2-standard-4 takes none, only N1 machines"),
+    (
+        {"gather": ["true"], "node": {**T4, "machine_type": "n1-standard-4"}, "gather_node": T4},
+        r"gather_node\.accelerator: nvidia-tesla-t4; e2-standard-2 takes none",
+    ),
     ({"node": {"gpus_per_node": 4, "machine_type": "a2-highgpu-1g"}}, "a2-highgpu-1g has 1"),
     (
         {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(20)], "node": {"machine_type": "e2-small"}},
@@ -130,6 +141,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_work_is_refused(lab: Lab, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         lab.backend.check(plan(**fields))
+
+
+@pytest.mark.parametrize("types", ["n1-standard-4", "g2-standard-4", "n1-standard-4, g2-standard-4"])
+def test_accelerators_are_for_machines_that_take_some_and_those_that_have_their_own_ignore_them(
+    lab: Lab, types: str
+) -> None:
+    """A list may have both; each of its machines is launched as it has to be."""
+    lab.backend.check(plan(volume_template={"type": "pd-ssd"}, node={**T4, "machine_type": types}))
+    for number, name in enumerate(types.split(", ")):
+        node = lab.node(lab.volume(number, type="pd-ssd"), rank=number, machine_type=name, **T4)
+        assert lab.seen_node(node).state is NodeState.RUNNING
 
 
 def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
