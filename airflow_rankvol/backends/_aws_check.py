@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,9 @@ from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_staging import S3Staging
 from airflow_rankvol.backends._aws_types import check_bounds
-from airflow_rankvol.backends._aws_view import filters, name_of, our_tags, tag_list
+from airflow_rankvol.backends._aws_view import filters, tag_list, volume_of
 from airflow_rankvol.backends._aws_zones import choose_zone
-from airflow_rankvol.backends._found import FoundVolume, check_owners, check_subnets, zones_of
+from airflow_rankvol.backends._found import FoundVolume, by_name, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends.base import NodeRequest, VolumeRequest
 from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.records import Tags
@@ -173,18 +172,15 @@ def _found(plan: Plan, ec2: Ec2) -> dict[str, FoundVolume]:
     if len(plan.volume_names) < len(list(plan.volumes())):
         # What was made of the others carries a key of theirs: of a run that is cleared, or in dag scope.
         raws += ec2.volumes("check", "volumes", filters(tag_owner=plan.identity.owner, tag_key=plan.keys))
-    by_name: dict[str, dict[str, FoundVolume]] = defaultdict(dict)
-    for raw in raws:
-        volume = FoundVolume(name_of(raw), raw["VolumeId"], raw["AvailabilityZone"], our_tags(raw))
-        by_name[volume.name][volume.id] = volume
+    found = by_name(volume_of(raw) for raw in raws)
     for name in plan.volume_names:
-        ids = by_name.get(name, {})
+        ids = found.get(name, {})
         if len(ids) > 1:
             raise ConfigError(
                 f"volume {name}: {len(ids)} volumes have that name ({', '.join(sorted(ids))}); expected one at most. "
                 "Rename the others, or the volume in the job"
             )
-    return {name: next(iter(volumes.values())) for name, volumes in by_name.items()}
+    return {name: next(iter(volumes.values())) for name, volumes in found.items()}
 
 
 def _zones_of_subnets(template: NodeTemplate, places: Places) -> Collection[str]:

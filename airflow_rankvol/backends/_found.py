@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.errors import ConfigError, FinalError
-from airflow_rankvol.records import Tags
+from airflow_rankvol.records import Tags, Volume, VolumeState
 from airflow_rankvol.spec.templates import NodeTemplate
 
 if TYPE_CHECKING:
@@ -21,12 +22,24 @@ class FoundVolume:
     name: str
     id: str
     zone: str
+    type: str
     tags: Tags | None = None
 
     @property
     def label(self) -> str:
         """Name and id, as messages show them."""
         return f"volume {self.name} ({self.id})"
+
+
+def by_name(volumes: Iterable[Volume]) -> dict[str, dict[str, FoundVolume]]:
+    """Return volumes by name, then by id. One that is being deleted is none: create_volumes makes it anew."""
+    found: dict[str, dict[str, FoundVolume]] = defaultdict(dict)
+    for volume in volumes:
+        if volume.state is not VolumeState.DELETING:
+            found[volume.name][volume.id] = FoundVolume(
+                volume.name, volume.id, volume.zone or "", volume.type, volume.tags
+            )
+    return found
 
 
 #: The volumes of a plan that are there already, by name.

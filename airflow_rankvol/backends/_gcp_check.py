@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_rankvol.backends._found import FoundVolume, check_owners, check_subnets, zones_of
+from airflow_rankvol.backends._found import Found, FoundVolume, by_name, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
 from airflow_rankvol.backends._gcp_creation import global_link
@@ -19,7 +19,7 @@ from airflow_rankvol.backends._gcp_places import Places, region_of
 from airflow_rankvol.backends._gcp_rights import check_rights
 from airflow_rankvol.backends._gcp_staging import GcsStaging
 from airflow_rankvol.backends._gcp_types import DEFAULT_TYPE, check_bounds
-from airflow_rankvol.backends._gcp_view import id_of, our_tags, zone_of
+from airflow_rankvol.backends._gcp_view import volume_of
 from airflow_rankvol.backends._gcp_volumes import Volumes
 from airflow_rankvol.backends._gcp_zones import choose_zone
 from airflow_rankvol.errors import ConfigError
@@ -72,8 +72,7 @@ def check(plan: Plan, gce: Gce, places: Places, staging: GcsStaging) -> None:
     check_owners(plan, found)
     check_subnets(plan, found, _zones_of_subnets)
     zones = zones_of(plan, found, lambda: choose_zone(plan, places))
-    kinds = sorted({template.type or DEFAULT_TYPE for template, _ in _templates(plan)})
-    check_nodes(plan, places, zones, kinds)
+    check_nodes(plan, places, zones, _kinds(plan, found))
     _warn_of_quotas(plan, gce, zones)
 
 
@@ -185,18 +184,28 @@ def _check_sources(plan: Plan, gce: Gce) -> None:
 
 def _found(plan: Plan, gce: Gce, places: Places) -> dict[str, FoundVolume]:
     """Return the plan's volumes that are there. One is adopted by its name, which several zones may have."""
-    by_name: dict[str, list[FoundVolume]] = defaultdict(list)
     names = [volume.name for volume in plan.volumes()]
-    for raw in Volumes(gce, Memory(), places).named(names, "check", "names"):
-        by_name[str(raw["name"])].append(FoundVolume(str(raw["name"]), id_of(raw), zone_of(raw), our_tags(raw)))
+    found = by_name(volume_of(raw) for raw in Volumes(gce, Memory(), places).named(names, "check", "names"))
     for name in plan.volume_names:
-        ids = [volume.id for volume in by_name.get(name, ())]
+        ids = found.get(name, {})
         if len(ids) > 1:
             raise ConfigError(
                 f"volume {name}: {len(ids)} disks have that name ({', '.join(sorted(ids))}); expected one at most. "
                 "Remove the others, or choose another name for the volume in the job"
             )
-    return {name: volumes[0] for name, volumes in by_name.items() if len(volumes) == 1}
+    return {name: next(iter(volumes.values())) for name, volumes in found.items() if len(volumes) == 1}
+
+
+def _kinds(plan: Plan, found: Found) -> dict[str, str]:
+    """Return the types of the plan's volumes, each with one that has it; what is there keeps its own."""
+    kinds: dict[str, str] = {}
+    for wanted in plan.volumes():
+        there = found.get(wanted.name)
+        if there:
+            kinds.setdefault(there.type, there.label)
+        else:
+            kinds.setdefault(wanted.template.type or DEFAULT_TYPE, f"volume {wanted.name}")
+    return dict(sorted(kinds.items()))
 
 
 def _zones_of_subnets(template: NodeTemplate) -> Collection[str]:

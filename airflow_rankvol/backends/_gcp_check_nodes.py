@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._gcp_labels import check_labels
 from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
 from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
-from airflow_rankvol.backends._gcp_types import FAMILIES, NO_BOOT, TYPES, boot_type_of, family_of, takes
+from airflow_rankvol.backends._gcp_types import (
+    FAMILIES,
+    NO_BOOT,
+    TYPES,
+    WITHOUT_ACCELERATORS,
+    boot_type_of,
+    family_of,
+    takes,
+)
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.templates import NodeTemplate, ReportChannel
 
@@ -25,12 +33,12 @@ _ACCOUNT = re.compile(r"default|[^@\s]+@[^@\s]+")
 _TAG = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str], kinds: Sequence[str]) -> None:
+def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str], kinds: Mapping[str, str]) -> None:
     """Refuse nodes that the project cannot give.
 
     Args:
         zones: each rank's zone.
-        kinds: the types of the volumes.
+        kinds: the types of the volumes, each with the label of one that has it.
     """
     job = plan.job
     used = sorted(set(zones.values()))
@@ -57,7 +65,7 @@ def _check_zones(places: Places, used: Sequence[str]) -> None:
 
 
 def _check_node(
-    places: Places, template: NodeTemplate, where: str, zones: Sequence[str], disks: tuple[Sequence[str], int]
+    places: Places, template: NodeTemplate, where: str, zones: Sequence[str], disks: tuple[Mapping[str, str], int]
 ) -> None:
     """Check one template in every zone that it is used in.
 
@@ -172,7 +180,9 @@ def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str
         )
 
 
-def _check_machine(machine: MachineType, template: NodeTemplate, where: str, disks: tuple[Sequence[str], int]) -> None:
+def _check_machine(
+    machine: MachineType, template: NodeTemplate, where: str, disks: tuple[Mapping[str, str], int]
+) -> None:
     kinds, count = disks
     if count > machine.max_disks:
         raise ConfigError(
@@ -185,11 +195,11 @@ def _check_machine(machine: MachineType, template: NodeTemplate, where: str, dis
             "%s.machine_type: the family of %s is not known here: whether it takes disks of type %s, only its launch "
             "tells (docs/gcp.md has a table)", where, machine.name, ", ".join(sorted({boot, *kinds})),
         )  # fmt: skip
-    for kind in (*kinds, boot):
+    for kind, whose in (*kinds.items(), (boot, "the disk that it boots from")):
         if not takes(machine.name, machine.cpus, kind):
             able = sorted(FAMILIES.get(family_of(machine.name), ()))
             raise ConfigError(
-                f"{where}.machine_type: {machine.name} takes no disks of type {kind}; its family takes "
+                f"{where}.machine_type: {machine.name} takes no disks of type {kind}, as {whose} is; its family takes "
                 f"{', '.join(able)}, some of them only on large machines. Choose another type of disk or machine"
             )
     _check_accelerators(machine, template, where)
@@ -202,6 +212,11 @@ def _check_accelerators(machine: MachineType, template: NodeTemplate, where: str
     if machine.accelerators and machine.accelerators != gpus:
         raise ConfigError(
             f"{where}.gpus_per_node: {gpus}; {machine.name} has {machine.accelerators}. Correct the one or the other"
+        )
+    if takes_accelerators(template, machine.name) and family_of(machine.name) in WITHOUT_ACCELERATORS:
+        raise ConfigError(
+            f"{where}.accelerator: {template.accelerator}; {machine.name} takes none, only N1 machines do. Use one of "
+            "these, as n1-standard-4, or a machine type that has its own, as g2-standard-4"
         )
     if not machine.accelerators and not takes_accelerators(template, machine.name):
         raise ConfigError(

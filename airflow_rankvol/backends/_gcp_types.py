@@ -107,6 +107,9 @@ NO_BOOT = frozenset({"hyperdisk-extreme", "hyperdisk-throughput"})
 #: Families that bring their accelerators, so that none is to be added (Compute Engine's documentation, "GPU machine
 #: types"); N1 takes them apart.
 WITH_ACCELERATORS = frozenset({"a2", "a3", "a4", "a4x", "g2", "g4"})
+#: "GPUs are not compatible with other machine types" (ibid., "About GPU instances"), nor with N1's shared cores. Of a
+#: family that is not here, that is Compute Engine's to judge.
+WITHOUT_ACCELERATORS = FAMILIES.keys() - WITH_ACCELERATORS - {"n1"}
 #: Ampere, Axion, and the Grace of GB200 in A4X (ibid., "Arm VMs on Compute" and "GPU machine types").
 ARM = frozenset({"t2a", "c4a", "n4a", "a4x"})
 
@@ -136,10 +139,10 @@ def boot_type_of(machine_type: str) -> str:
 
 
 def takes(machine_type: str, cpus: int, disk_type: str) -> bool:
-    """Say whether a machine takes a disk of a type, as far as that is known."""
+    """Say whether a machine takes a disk of a type, as far as that is known: an adopted one may have any."""
     family = family_of(machine_type)
     known = FAMILIES.get(family)
-    if known is None:
+    if known is None or disk_type not in TYPES:
         return True
     if disk_type == "hyperdisk-extreme" and cpus < _EXTREME_FROM.get(family, 1):
         return False

@@ -29,18 +29,22 @@ class PerProcess(Generic[B, L]):
         key = hashlib.sha256(text.encode()).hexdigest()
         with self._lock:
             if key not in self._backends:
-                self._backends[key] = make()
+                made = make()
+                self._backends.setdefault(key, made)  # a signal's handler may have been here meanwhile
             return self._backends[key]
 
     def limiter(self, place: str, make: Callable[[], L]) -> L:
         """Return the limiter of a place, the same for all connections that lead there."""
         with self._lock:
             if place not in self._limiters:
-                self._limiters[place] = make()
+                made = make()
+                self._limiters.setdefault(place, made)  # a signal's handler may have been here meanwhile
             return self._limiters[place]
 
     def forget(self) -> None:
         """Start anew: in a forked child locks, sockets and what the parent saw are the parent's."""
-        self._lock = threading.Lock()  # the parent may have held it when it forked
+        # Anew, since the parent may have held it when it forked; reentrant, since a signal's handler may need it in the
+        # very thread that holds it.
+        self._lock = threading.RLock()
         self._backends: dict[str, B] = {}
         self._limiters: dict[str, L] = {}

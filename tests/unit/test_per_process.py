@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+
+import pytest
 
 from airflow_rankvol.backends._per_process import PerProcess
 from airflow_rankvol.backends.settings import Settings
@@ -44,3 +47,25 @@ def test_a_forked_child_starts_anew_although_the_parent_was_at_it() -> None:
     done.set()
     at_it.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("asked", ["backend", "limiter"])
+def test_a_signals_handler_gets_what_the_thread_that_it_interrupts_is_making(asked: str) -> None:
+    """``on_kill`` runs in the very thread that holds the lock. In a thread: one that waits for itself never ends."""
+    shared: PerProcess[object, object] = PerProcess()
+    handlers: list[object] = []
+
+    def ask(make: Callable[[], object]) -> object:
+        return shared.backend(settings(), make) if asked == "backend" else shared.limiter("here", make)
+
+    def interrupted() -> object:
+        handlers.append(ask(object))
+        return object()
+
+    mine: list[object] = []
+    task = threading.Thread(target=lambda: mine.append(ask(interrupted)), daemon=True)
+    task.start()
+    task.join(10)
+    assert mine == handlers
+    assert len(mine) == 1
+    assert ask(object) is mine[0]

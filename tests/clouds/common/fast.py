@@ -72,9 +72,7 @@ async def run_ranks(rig: Rig, conn_id: str) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(TASKS) as tasks:
 
         def begin(rank: int) -> RankTrigger:
-            work = rig.begin(rank)
-            assert rig.launch(work) is None
-            return RankTrigger(conn_id, work.to_dict())
+            return RankTrigger(conn_id, rig.start(rank).to_dict())
 
         async def rank_of(rank: int) -> dict[str, Any]:
             trigger = await loop.run_in_executor(tasks, begin, rank)

@@ -89,6 +89,13 @@ class Rig:
         observation = patiently(self.backend, self.backend.observe, self.group)
         return choose_attempt(self.work(rank, try_number), observation, try_number)
 
+    def start(self, rank: int, try_number: int = 1) -> Work:
+        """Launch a rank's node by the look that chose its attempt, as its operator does."""
+        seen = patiently(self.backend, self.backend.observe, self.group)
+        work = choose_attempt(self.work(rank, try_number), seen, try_number)
+        assert launch(self.backend, work, self._launcher(work), seen) is None
+        return work
+
     def launch(self, work: Work) -> Outcome | None:
         return launch(self.backend, work, self._launcher(work))
 

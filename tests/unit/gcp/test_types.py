@@ -11,8 +11,10 @@ from airflow_rankvol.backends._gcp_types import (
     FAMILIES,
     TYPES,
     WITH_ACCELERATORS,
+    WITHOUT_ACCELERATORS,
     boot_type_of,
     check_bounds,
+    family_of,
     moves,
     takes,
 )
@@ -106,9 +108,25 @@ def test_families_of_the_fourth_generation_take_hyperdisk_only(machine: str) -> 
     assert not any(takes(machine, 960, kind) for kind in TYPES if kind.startswith("pd-"))
 
 
+def test_a_type_that_is_not_known_is_compute_engines_to_judge() -> None:
+    """An adopted disk may have one."""
+    assert takes("a3-highgpu-8g", 208, "hyperdisk-ml")
+    assert not takes("a3-highgpu-8g", 208, "pd-standard")
+
+
 def test_what_is_known_of_a_family_is_known_of_its_disks_too() -> None:
     """An image of the right architecture is refused where it is not, and a boot disk guessed."""
     assert set(FAMILIES) >= ARM | WITH_ACCELERATORS
+
+
+@pytest.mark.parametrize(
+    ("machine", "known"),
+    [("n1-highmem-8", False), ("custom-4-16384", False), ("g2-standard-4", False), ("new-standard-4", False),
+     ("n2-standard-4", True), ("c4-standard-4", True), ("f1-micro", True), ("g1-small", True)],
+)  # fmt: skip
+def test_no_accelerator_is_refused_for_a_machine_that_may_take_it(machine: str, known: bool) -> None:
+    """N1 takes them, but for its shared cores, whose families are others; what has its own is not sent any."""
+    assert (family_of(machine) in WITHOUT_ACCELERATORS) == known
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,21 @@ def test_a_subnet_that_leaves_out_the_zone_of_an_adopted_volume_is_refused(lab: 
     lab.backend.check(adopting(nodes=2, node={**node, "subnets": both}))
 
 
+def test_a_volume_that_is_being_deleted_counts_for_nothing(lab: Lab) -> None:
+    """Its zone is no node's, and one that has its name by now is the only one; as create_volumes has it."""
+    ids = subnets_by_zone(lab)
+    job = adopting(nodes=1, node={"subnets": {ZONE: ids[ZONE]}})
+    gone = lab.foreign_volume("dataset-0", zone=OTHER_ZONE)
+    with pytest.raises(ConfigError, match=OTHER_ZONE):
+        lab.backend.check(job)
+    lab.double.settings(delete_volume_s=30.0)
+    lab.double.boto3("ec2").delete_volume(VolumeId=gone)
+    lab.backend.check(job)
+    lab.foreign_volume("dataset-0")
+    lab.backend.check(job)
+    assert lab.double.state()["volumes"][gone]["State"] == "deleting"
+
+
 def test_gathers_subnets_have_to_be_where_adopted_volumes_lie(lab: Lab) -> None:
     ids = subnets_by_zone(lab)
     lab.foreign_volume("dataset-0", zone=OTHER_ZONE)

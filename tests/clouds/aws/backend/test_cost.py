@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from airflow_rankvol.backends import _aws_calls
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends.aws import AwsBackend
-from airflow_rankvol.engine.loop import launch
 from airflow_rankvol.engine.provision import provision
-from airflow_rankvol.engine.step import choose_attempt
 from tests.clouds.aws.backend.kit import Lab, settings
 from tests.clouds.aws.client import Double
 from tests.unit.engine.engine_kit import a_plan
@@ -35,11 +34,8 @@ def test_a_launch_in_a_process_of_its_own_costs_two_looks_at_the_group(lab: Lab)
     rig = lab.rig(3)
     rig.create()
     for rank in range(3):
-        process = lab.process()
         before = lab.double.counts()
-        seen = process.observe(rig.group)
-        work = choose_attempt(rig.work(rank), seen, 1)
-        assert launch(process, work, rig.launcher(rank=rank), seen) is None
+        replace(rig, backend=cast("Any", lab.process())).start(rank)
         now = lab.double.counts()
         assert {name: now[name] - before.get(name, 0) for name in now if now[name] != before.get(name, 0)} == {
             "ec2:DescribeVolumes": 2,

@@ -11,6 +11,7 @@ import pytest
 from airflow_rankvol.backends._gcp_types import FAMILIES
 from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
+from airflow_rankvol.records import NodeState
 from airflow_rankvol.spec.job import RankJob
 from tests.clouds.gcp.backend.kit import OTHER_ZONE, ZONE, Lab, lab_on
 from tests.clouds.gcp.client import Double
@@ -55,6 +56,7 @@ def test_a_job_that_says_much_is_fine(lab: Lab) -> None:
     assert lab.double.state()["instances"] == {}
 
 
+T4 = {"accelerator": "nvidia-tesla-t4", "gpus_per_node": 1}
 SECRET = {"secret_env": {"TOKEN": "secretmanager:token"}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"volume_template": {"type": "gp3"}}, "type 'gp3' .*expected one of pd-standard, pd-balanced"),
@@ -113,6 +115,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"node": {"report": "ssm"}}, "'ssm' is AWS'"),
     ({"node": {"lifetime": "120d"}}, "119 days"),
     ({"node": {"gpus_per_node": 1}}, r"node\.accelerator is not set"),
+    (
+        {"node": {**T4, "machine_type": "n2-standard-4"}},
+        r"node\.accelerator: nvidia-tesla-t4; n2-standard-4 takes none",
+    ),
+    ({"node": {**T4, "machine_type": "n1-standard-4, e2-standard-4"}}, "e2-standard-4 takes none, only N1 machines"),
+    (
+        {"gather": ["true"], "node": {**T4, "machine_type": "n1-standard-4"}, "gather_node": T4},
+        r"gather_node\.accelerator: nvidia-tesla-t4; e2-standard-2 takes none",
+    ),
     ({"node": {"gpus_per_node": 4, "machine_type": "a2-highgpu-1g"}}, "a2-highgpu-1g has 1"),
     (
         {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(20)], "node": {"machine_type": "e2-small"}},
@@ -130,6 +141,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_work_is_refused(lab: Lab, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         lab.backend.check(plan(**fields))
+
+
+@pytest.mark.parametrize("types", ["n1-standard-4", "g2-standard-4", "n1-standard-4, g2-standard-4"])
+def test_accelerators_are_for_machines_that_take_some_and_those_that_have_their_own_ignore_them(
+    lab: Lab, types: str
+) -> None:
+    """A list may have both; each of its machines is launched as it has to be."""
+    lab.backend.check(plan(volume_template={"type": "pd-ssd"}, node={**T4, "machine_type": types}))
+    for number, name in enumerate(types.split(", ")):
+        node = lab.node(lab.volume(number, type="pd-ssd"), rank=number, machine_type=name, **T4)
+        assert lab.seen_node(node).state is NodeState.RUNNING
 
 
 def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
@@ -165,6 +187,46 @@ def test_a_subnet_that_leaves_out_the_zone_of_an_adopted_volume_is_refused(lab: 
     with pytest.raises(ConfigError, match=message):
         lab.backend.check(adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes"}}))
     lab.backend.check(adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes", OTHER_ZONE: "nodes"}}))
+
+
+def test_a_volume_that_is_being_deleted_counts_for_nothing(lab: Lab) -> None:
+    """Its zone is no node's, and one that has its name by now is the only one; as create_volumes has it."""
+    job = adopting(node={"zones": ZONE, "subnets": {ZONE: "nodes"}})
+    gone = lab.foreign_disk("shard-1", OTHER_ZONE)
+    with pytest.raises(ConfigError, match=OTHER_ZONE):
+        lab.backend.check(job)
+    lab.double.settings(delete_disk_s=30.0)
+    lab.double.rest().delete(f"zones/{OTHER_ZONE}/disks/shard-1")
+    lab.settle()
+    lab.backend.check(job)
+    lab.foreign_disk("shard-1")
+    lab.backend.check(job)
+    assert lab.double.state()["disks"][gone]["status"] == "DELETING"
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_a_machine_has_to_take_the_types_that_adopted_volumes_have(lab: Lab, gathers: bool) -> None:
+    """What the template says is for the others alone."""
+    lab.foreign_disk("shard-1", type=f"zones/{ZONE}/diskTypes/pd-standard")
+    template = {"scope": "global", "type": "hyperdisk-balanced"}
+    taking = {"machine_type": "m1-ultramem-40"}  # takes both
+    nodes: dict[str, Any] = {"node": taking, "gather": ["true"], "gather_node": {"machine_type": "c4-standard-8"}}
+    job: dict[str, Any] = nodes if gathers else {"node": nodes["gather_node"]}
+    where = "gather_node" if gathers else "node"
+    message = (
+        rf"{where}\.machine_type: c4-standard-8 takes no disks of type pd-standard, as volume shard-1 \({ZONE}/sha"
+    )
+    with pytest.raises(ConfigError, match=message):
+        lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template=template, **job))
+
+
+def test_a_machine_need_not_take_the_type_that_no_volume_of_the_job_has(lab: Lab) -> None:
+    """The default type is for volumes that are made; here all are there."""
+    for rank in range(4):
+        lab.foreign_disk(f"shard-{rank}", type=f"zones/{ZONE}/diskTypes/hyperdisk-balanced")
+    lab.backend.check(adopting(node={"machine_type": "c4-standard-8"}))
+    with pytest.raises(ConfigError, match="takes no disks of type pd-balanced, as volume shard-4 is"):
+        lab.backend.check(adopting(nodes=5, node={"machine_type": "c4-standard-8"}))
 
 
 def test_a_subnet_has_to_be_in_the_region_of_an_adopted_volume(lab: Lab) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,9 +20,10 @@ from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._rate import RateLimiter
 from airflow_rankvol.backends.gcp import GcpBackend
 from airflow_rankvol.engine.follow import READS_PER_S
-from tests.clouds.common.fast import FastClock, large_run
+from tests.clouds.common.fast import TASKS, FastClock, large_run
 from tests.clouds.gcp.backend.kit import Lab, settings
 from tests.clouds.gcp.client import Double
+from tests.unit.engine.engine_kit import Rig, a_plan
 
 #: By which parameter a rank's call is known.
 ONCE: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -116,3 +119,23 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     }
     assert set(run.counts) - others <= {"instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s
+
+
+@pytest.mark.parametrize(("scope", "least", "most"), [("run", 4, 4), ("global", 4, 6)])
+def test_a_launch_in_a_process_of_its_own_costs_two_looks_at_the_group(
+    scope: str, least: int, most: int, double: Double, backend: GcpBackend
+) -> None:
+    """A task looks before it launches and until its node is listed; in global scope, names are asked for as well."""
+    ranks = 2 * TASKS
+    template = {"size": "10GB", "scope": scope, "reclaim": "delete"}
+    node = {"machine_type": Lab.machine_type, "zones": Lab.zone}
+    rig = Rig(cast("Any", backend), a_plan(ranks, owner="lab", node=node, volume_template=template, gather=[]))
+    rig.create()
+    processes = [backend_on(double, DEFAULT_POLL_INTERVAL_S) for _ in range(ranks)]
+    double("clear_calls")
+    with ThreadPoolExecutor(TASKS) as tasks:
+        list(tasks.map(lambda rank: replace(rig, backend=cast("Any", processes[rank])).start(rank), range(ranks)))
+    counts = Counter(call["action"] for call in double.calls() if not call["code"])
+    lists = sum(number for action, number in counts.items() if action.endswith(("List", ".list")))
+    assert least * ranks <= lists <= most * ranks
+    assert counts["instances.insert"] == ranks
