@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -9,7 +10,10 @@ from dataclasses import dataclass, replace
 from airflow_rankvol.backends._gcp_calls import Gce, any_of
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_view import REASONS, STEPS, Raw, id_of, is_spot, number_of, zone_of
+from airflow_rankvol.errors import CredentialsRefused, FinalError
 from airflow_rankvol.records import Node, NodeState
+
+log = logging.getLogger(__name__)
 
 #: As many zones are asked in one turn: a look takes as many lists, one of disks and one of instances.
 ZONES_PER_TURN = 2
@@ -55,10 +59,20 @@ class Reasons:
         )
 
     def _ask(self, zone: str, raws: Iterable[Raw]) -> None:
+        """Ask once why nodes have ended; where that is refused it stays unknown, for nothing but messages needs it."""
         wanted = {number_of(raw): raw for raw in raws}
         if not wanted:
             return
-        found = self.gce.operations(zone, "observe", ", ".join(sorted(map(id_of, wanted.values()))), filter_=_WANTED)
+        names = ", ".join(sorted(map(id_of, wanted.values())))
+        try:
+            found = self.gce.operations(zone, "observe", names, filter_=_WANTED)
+        except CredentialsRefused:
+            raise  # no other call works either
+        except FinalError as exc:
+            log.warning("Why %s ended cannot be asked: %s", names, exc)
+            for number in wanted:
+                self.memory.ended_because(number, "")
+            return
         told = {str(operation.get("targetId")): str(operation.get("operationType")) for operation in found}
         for number, raw in wanted.items():
             # While it goes, the operation may not be shown yet.
