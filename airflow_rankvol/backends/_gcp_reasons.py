@@ -15,8 +15,8 @@ from airflow_rankvol.records import Node, NodeState
 
 log = logging.getLogger(__name__)
 
-#: As many zones are asked in one turn: a look takes as many lists, one of disks and one of instances.
-ZONES_PER_TURN = 2
+#: As many lists are made in one turn, a zone's operations each: a look takes one of disks and one of instances.
+LISTS_PER_TURN = 2
 _WANTED = any_of("operationType", ["compute.instances.preempted", "compute.instances.hostError"])
 
 Turn = Callable[[], AbstractContextManager[None]]
@@ -37,9 +37,9 @@ class Reasons:
         """
         ended = {node.id: raw for node in nodes if (raw := self._ended(node)) is not None}
         zones = sorted({zone_of(raw) for raw in ended.values() if self._is_unknown(raw)})
-        for begin in range(0, len(zones), ZONES_PER_TURN):
+        for begin in range(0, len(zones), LISTS_PER_TURN):
             with turn():
-                for zone in zones[begin : begin + ZONES_PER_TURN]:
+                for zone in zones[begin : begin + LISTS_PER_TURN]:
                     # Another thread may have asked meanwhile.
                     self._ask(zone, [raw for raw in ended.values() if zone_of(raw) == zone and self._is_unknown(raw)])
         return tuple(self._explained(node, ended.get(node.id)) for node in nodes)
