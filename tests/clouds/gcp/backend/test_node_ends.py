@@ -113,6 +113,35 @@ def test_why_nodes_of_many_zones_ended_is_asked_in_turns(lab: Lab) -> None:
     assert max(sum(begin <= other < begin + lab.backend.poll_interval_s for other in at) for begin in at) <= 4
 
 
+def test_what_became_of_other_peoples_nodes_makes_the_question_no_longer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", 2)
+    others = [lab.node(lab.volume(rank), rank=rank, spot=True) for rank in range(1, 5)]
+    for other in others:
+        lab.double("preempt", instance=other.name, notice_s=0.0)
+    lab.settle()
+    node = lab.node(lab.volume(), spot=True)
+    lab.double.settings(delete_instance_s=300.0)
+    lab.double("preempt", instance=node.name, notice_s=0.0)
+    assert lab.seen_node(node).reason == "Compute Engine took the spot capacity back"
+    assert lab.count("zoneOperations.list") == 1
+
+
+def test_many_nodes_of_a_zone_that_ended_are_asked_about_in_several_calls(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter has only so much room."""
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_reasons.NODES_PER_LIST", 2)
+    nodes = [lab.node(lab.volume(rank), rank=rank, spot=True) for rank in range(5)]
+    lab.double.settings(delete_instance_s=300.0)
+    for node in nodes:
+        lab.double("preempt", instance=node.name, notice_s=0.0)
+    for _ in range(2):
+        assert [bool(node.reason) for node in lab.see().nodes] == [True] * 5
+    assert lab.count("zoneOperations.list") == 3
+
+
 def test_nobody_asks_why_a_spot_node_ended_that_has_reported(lab: Lab) -> None:
     """A node of a rendezvous, whose report is read as soon as its end is seen."""
     node = lab.node(lab.volume(), spot=True)
