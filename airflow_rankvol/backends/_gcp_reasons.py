@@ -20,7 +20,7 @@ LISTS_PER_TURN = 2
 #: As many nodes are asked about with one list: other people's operations are not listed with theirs, so it is one page,
 #: and its filter is a few thousand characters long.
 NODES_PER_LIST = 100
-_WANTED = any_of("operationType", ["compute.instances.preempted", "compute.instances.hostError"])
+_WANTED = any_of("operationType", [*REASONS])
 
 Turn = Callable[[], AbstractContextManager[None]]
 

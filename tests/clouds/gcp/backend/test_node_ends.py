@@ -97,6 +97,17 @@ def test_a_spot_node_that_is_taken_back_says_so_while_it_goes(lab: Lab) -> None:
     assert lab.count("zoneOperations.list") == 1
 
 
+@pytest.mark.parametrize(("spot", "reason", "lists"), [(True, "its host failed", 1), (False, "", 0)])
+def test_a_host_that_failed_is_told_of_a_spot_node(lab: Lab, spot: bool, reason: str, lists: int) -> None:
+    """Of others nobody asks: each node that finishes would cost a share of a list."""
+    node = lab.node(lab.volume(), spot=spot)
+    lab.double("die", instance=node.name)
+    lab.settle(5)
+    seen = lab.seen_node(node)
+    assert (seen.state, seen.reason) == (NodeState.ENDED, reason)
+    assert lab.count("zoneOperations.list") == lists
+
+
 def test_why_nodes_of_many_zones_ended_is_asked_in_turns(lab: Lab) -> None:
     """Whoever looks all the time, while they go, makes four lists in a poll interval at most."""
     zones = [ZONE, OTHER_ZONE, "us-central1-c"]
