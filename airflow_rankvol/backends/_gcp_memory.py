@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags, zone_of
-from airflow_rankvol.records import Tags
+from airflow_rankvol.backends._gcp_view import Raw, id_of, our_tags
+from airflow_rankvol.records import Group, Observation, Tags
 
 #: How long a look at a resource is good enough to judge whose it is, in seconds.
 FRESH_S = 60.0
@@ -45,7 +45,7 @@ class Memory:
         self._nodes: dict[str, _Entry] = {}
         self._last: dict[str, Raw] = {}
         self._deleted: dict[str, float] = {}
-        self._wholes: dict[tuple[str, str], frozenset[str]] = {}
+        self._wholes: dict[Group, frozenset[str]] = {}
         self._asked: dict[tuple[str, str], frozenset[str]] = {}
         self._reports: dict[str, str | None] = {}
         self._reasons: dict[str, str] = {}
@@ -69,26 +69,24 @@ class Memory:
         """Take note of described instances, as ``saw_volumes``."""
         self._saw(self._nodes, list(found), belongs)
 
-    def zones(self, owner: str, key: str, keys: Iterable[str]) -> frozenset[str] | None:
+    def zones(self, group: Group) -> frozenset[str] | None:
         """Return the zones where something of a group may be; None where this process has not seen it as a whole.
 
         Those of the last whole look, and those where this process has asked for something since, whatever came of it.
-
-        Args:
-            key: the group's own.
-            keys: those of all scopes that its volumes may have.
         """
         with self._lock:
-            whole = self._wholes.get((owner, key))
+            whole = self._wholes.get(group)
             if whole is None:
                 return None
+            asked = (self._asked.get((group.owner, key), frozenset()) for key in group.keys)
             # Of a group that was empty then, others may have made something since.
-            return whole.union(*(self._asked.get((owner, other), frozenset()) for other in keys)) or None
+            return whole.union(*asked) or None
 
-    def saw_whole(self, owner: str, key: str, found: Iterable[Raw]) -> None:
+    def saw_whole(self, group: Group, seen: Observation) -> None:
         """Take note of a look at a group that reached every zone that counts."""
+        zones = {volume.zone for volume in seen.volumes} | {node.zone for node in seen.nodes}
         with self._lock:
-            _keep(self._wholes, (owner, key), frozenset(map(zone_of, found)))
+            _keep(self._wholes, group, frozenset(zone for zone in zones if zone))
 
     def asks_for(self, zone: str, tags: Tags) -> None:
         """Take note, before the call, that something is to be made in a zone: its answer may be lost."""

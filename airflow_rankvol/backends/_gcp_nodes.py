@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_errors import code
@@ -31,6 +31,7 @@ from airflow_rankvol.backends._gcp_wire import GO_KEY, go_value
 from airflow_rankvol.backends.base import Guard, LogPart, NodeRequest
 from airflow_rankvol.errors import (
     BackendError,
+    CredentialsRefused,
     FinalError,
     NoCapacity,
     NotOurs,
@@ -137,15 +138,23 @@ class Nodes:
             raw = {**raw, "status": "STOPPING"}
         if state_of(raw) is not NodeState.ENDED:
             return node_of(raw)
-        if is_released(raw):  # its peers have to know whether it succeeded
-            self._quietly_read(id_of(raw))
-        return node_of(raw, exit_code=_exit_code(self.memory.known_report(number_of(raw))))
+        unread = self._quietly_read(raw) if is_released(raw) else ""  # its peers have to know whether it succeeded
+        node = node_of(raw, exit_code=_exit_code(self.memory.known_report(number_of(raw))))
+        return replace(node, reason=unread) if unread else node
 
-    def _quietly_read(self, node_id: str) -> None:
+    def _quietly_read(self, raw: Raw) -> str:
+        """Read a node's report, and return why that is refused: whoever removes nodes has to see it all the same."""
         try:
-            self.read_report(node_id)
+            self.read_report(id_of(raw))
         except RetryableError:
-            return  # the next look reads it
+            return ""  # the next look reads it
+        except CredentialsRefused:
+            raise  # no other call works either
+        except FinalError as exc:
+            if self.memory.is_first(f"refused report:{number_of(raw)}"):
+                log.warning("The report of node %s cannot be read: %s", id_of(raw), exc)
+            return f"its report cannot be read: {exc}"
+        return ""
 
     def _last_report(self, raw: Raw) -> str | None:
         """Read the report of a node that has ended; its last words may take a moment to get there."""

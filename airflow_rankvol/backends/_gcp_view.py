@@ -46,12 +46,10 @@ _NODE_STATES = {
     "RUNNING": NodeState.RUNNING,
     "PENDING_STOP": NodeState.RUNNING,
 }
+#: Operations that end a spot node. Others' nodes are not asked about: each that finishes would cost a share of a list.
 REASONS = {
     "compute.instances.preempted": "Compute Engine took the spot capacity back",
     "compute.instances.hostError": "its host failed",
-    "compute.instances.guestTerminate": "it shut itself down",
-    "compute.instances.terminateOnHostMaintenance": "Compute Engine ended it to maintain its host",
-    "stop": "it was ended by a call",
 }
 #: What to do about some of them.
 STEPS = {

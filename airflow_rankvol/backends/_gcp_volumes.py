@@ -55,8 +55,8 @@ class Volumes:
     def delete(self, volume_id: str, guard: Guard) -> None:
         """Start deleting a volume of ours; one that is not what this process has last seen under its name is gone."""
         _, name = split(volume_id)
-        seen = self.memory.volume(volume_id)
-        # As it is now: whose it is may have changed, and the name may be another disk's.
+        seen = self.memory.last_volume(volume_id)  # however long ago: the name may be another disk's since
+        # As it is now: whose it is may have changed.
         raw = self.get(volume_id, "delete_volume")
         if raw is None:
             self.memory.forget_volume(volume_id)

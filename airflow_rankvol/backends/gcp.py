@@ -5,9 +5,9 @@ A thin adapter: policy, retries and tokens live in the engine; the truth is in t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from airflow_rankvol.backends._gcp_connection import DEFAULT_POLL_INTERVAL_S, Se
 from airflow_rankvol.backends._gcp_labels import label_key, short
 from airflow_rankvol.backends._gcp_launch import NO_RANK
 from airflow_rankvol.backends._gcp_memory import Memory
+from airflow_rankvol.backends._gcp_names import filters_of
 from airflow_rankvol.backends._gcp_nodes import Nodes
 from airflow_rankvol.backends._gcp_places import Places
-from airflow_rankvol.backends._gcp_reasons import Reasons
+from airflow_rankvol.backends._gcp_reasons import LISTS_PER_TURN, Reasons
 from airflow_rankvol.backends._gcp_report import Reports
 from airflow_rankvol.backends._gcp_staging import GcsStaging
-from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, id_of, is_root, our_tags, volume_of
+from airflow_rankvol.backends._gcp_view import DISK_FIELDS, INSTANCE_FIELDS, Raw, is_root, our_tags, volume_of
 from airflow_rankvol.backends._gcp_volumes import TOGETHER, Volumes
 from airflow_rankvol.backends._looks import Looks
 from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest
@@ -101,46 +102,68 @@ class GcpBackend:
     def observe(self, group: Group) -> Observation:
         """Return the group's volumes and nodes, and the volumes of ``group.names``; a call for each 500.
 
-        Threads that ask at the same time share the answer.
+        Threads that ask at the same time share the answer. Volumes that only their names tell, and why nodes ended, are
+        asked for in turns of their own: each makes no more lists than a look.
         """
         key = repr(group)
 
-        def explained(seen: Observation) -> Observation:
-            # Asked in a turn: a look and the asking for reasons together make no more lists than two looks.
-            return replace(seen, nodes=self.reasons.explain(seen.nodes, lambda: self.looks.turn(key)))
+        def turn() -> AbstractContextManager[None]:
+            return self.looks.turn(key)
 
-        return self.looks.look(key, lambda: self._observe(group), explained)
+        def complete(seen: Observation) -> Observation:
+            whole = self._with_named(group, seen, turn)
+            self.memory.saw_whole(group, whole)
+            return replace(whole, nodes=self.reasons.explain(whole.nodes, turn))
+
+        return self.looks.look(key, lambda: self._observe(group), complete)
 
     def _observe(self, group: Group) -> Observation:
-        where = f"group {group.group}"
-        names = frozenset(group.names)
-
-        def ours(raw: Raw) -> bool:
-            tags = our_tags(raw)
-            return tags is not None and tags.owner == group.owner and tags.key in group.keys
-
-        # Zones in which it has nothing do not matter to a group that was seen as a whole before.
-        zones = self.memory.zones(group.owner, group.key, group.keys)
-        # Side by side: a look takes the time of one call.
-        with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
-            later = other.submit(self._volumes_of, group, where, zones)
-            found = self._nodes_by(_of(group.owner, [group.key]), "observe", where, zones)
-            nodes = [raw for raw in found if ours(raw)]
-            volumes = [raw for raw in later.result() if (ours(raw) and not is_root(raw)) or raw["name"] in names]
-        self.memory.saw_volumes(volumes, lambda raw: ours(raw) or raw["name"] in names)
-        self.memory.saw_nodes(nodes, ours)
-        self.memory.saw_whole(group.owner, group.key, [*volumes, *nodes])
-        return self._observation(volumes, nodes)
-
-    def _volumes_of(self, group: Group, where: str, zones: Collection[str] | None) -> list[Raw]:
         # What a node boots from is no volume of a rank: there are as many of these, and they would fill half of a page.
         wanted = all_of(_of(group.owner, sorted(group.keys)), OF_RANKS)
-        found: list[Raw] = [*self._volumes_by(wanted, "observe", where, zones)]
-        if group.names:
-            there = {id_of(raw) for raw in found}
-            named = self.volumes.named(group.names, "observe", where)
-            found += [raw for raw in named if id_of(raw) not in there]
-        return found
+        # Side by side: a look takes the time of one call.
+        with ThreadPoolExecutor(1, thread_name_prefix="rankvol-look") as other:
+            later = other.submit(self._volumes_by, wanted, "observe", _name(group), self.memory.zones(group))
+            nodes = self._nodes_of(group)
+            volumes = [raw for raw in later.result() if _is_of(group, raw) and not is_root(raw)]
+        self.memory.saw_volumes(volumes, lambda raw: _is_of(group, raw))
+        return self._observation(volumes, nodes)
+
+    def _nodes_of(self, group: Group) -> list[Raw]:
+        wanted = _of(group.owner, [group.key])
+        found = self._nodes_by(wanted, "observe", _name(group), self.memory.zones(group))
+        nodes: list[Raw] = [raw for raw in found if _is_of(group, raw)]
+        self.memory.saw_nodes(nodes, lambda raw: _is_of(group, raw))
+        return nodes
+
+    def _with_named(
+        self, group: Group, seen: Observation, turn: Callable[[], AbstractContextManager[None]]
+    ) -> Observation:
+        """Add the volumes that carry no tags of the group's: adopted ones, and what somebody else has of their names.
+
+        The nodes are listed once more after them: a volume that is held now, its new node holds.
+        """
+        zones = self.memory.zones(group)
+        names = set(group.names)
+        if zones is not None:  # at first all are asked for: several zones may have a name
+            names -= {volume.name for volume in seen.volumes}
+        if not names:
+            return seen
+        filters = filters_of(sorted(names))
+        found: list[Raw] = []
+        nodes: list[Raw] = []
+        for begin in range(0, len(filters) + 1, LISTS_PER_TURN):
+            with turn():
+                for filter_ in filters[begin : begin + LISTS_PER_TURN]:
+                    found += self._volumes_by(filter_, "observe", _name(group), zones)
+                if begin + LISTS_PER_TURN > len(filters):
+                    nodes = self._nodes_of(group)
+        named = [raw for raw in found if raw["name"] in names]
+        self.memory.saw_volumes(named, lambda raw: raw["name"] in names)
+        asked = self._observation(named, nodes)
+        # What is not listed any more is as it was: what somebody has shows with who has it.
+        volumes = {volume.id: volume for volume in (*seen.volumes, *asked.volumes)}
+        both = {node.id: node for node in (*seen.nodes, *asked.nodes)}
+        return Observation(volumes=tuple(volumes.values()), nodes=tuple(both.values()))
 
     def list_owned(self, selector: Selector) -> Observation:
         """Return what carries the owner's tags."""
@@ -236,6 +259,15 @@ def _label(name: str, text: str) -> str:
 
 def _of(owner: str, keys: Sequence[str]) -> str:
     return all_of(_label("owner", owner), any_of(f"labels.{label_key('key')}", [short(key) for key in keys]))
+
+
+def _is_of(group: Group, raw: Raw) -> bool:
+    tags = our_tags(raw)
+    return tags is not None and tags.owner == group.owner and tags.key in group.keys
+
+
+def _name(group: Group) -> str:
+    return f"group {group.group}"
 
 
 def _selected(tags: Tags, selector: Selector) -> bool:

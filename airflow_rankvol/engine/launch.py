@@ -10,6 +10,7 @@ from airflow_rankvol.backends.base import NodeRequest, Stager
 from airflow_rankvol.engine.bootstrap import BootSpec, render
 from airflow_rankvol.engine.staging import FETCH_S, StagedFile, key_of, sha256, to_stage
 from airflow_rankvol.engine.views import gang_nodes, own_node, rank_of
+from airflow_rankvol.engine.whose import check_still_ours
 from airflow_rankvol.engine.work import Work, node_name, record_identity
 from airflow_rankvol.errors import ConfigError, GatherIncomplete
 from airflow_rankvol.plan import job_digest
@@ -50,6 +51,7 @@ class Launcher:
 
     def _rank(self, work: Work, slot: Slot, observation: Observation) -> NodeRequest:
         job = self.job
+        check_still_ours(work, slot, observation)
         attachments = tuple(
             Attachment(
                 volume_id=volume.id,
@@ -84,6 +86,9 @@ class Launcher:
         job = self.job
         template = job.gather_node or job.node
         missing = self._left_out(work, observation)
+        for slot in work.slots:
+            if slot.rank not in missing:
+                check_still_ours(work, slot, observation)
         attachments = tuple(
             Attachment(volume_id=v.id, name=v.name, path=v.path, rank=slot.rank, read_only=True)
             for slot in work.slots

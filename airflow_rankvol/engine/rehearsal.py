@@ -97,7 +97,7 @@ def _as_created(backend: Backend, work: Work) -> Observation:
     now = backend.clock.now()
     return Observation(
         volumes=tuple(
-            Volume(v.id, v.name, VolumeState.AVAILABLE, v.size_gib, v.type or "", now)
+            Volume(v.id, v.name, VolumeState.AVAILABLE, v.size_gib, v.type or "", now, work.group.tags(rank=slot.rank))
             for slot in work.slots
             for v in slot.volumes
         ),

@@ -142,7 +142,13 @@ class LargeRun:
 
 
 def large_run(
-    lab: type[BackendLab[Any, Any, Any]], backend: Any, double: Process, ranks: int, **node_fields: Any
+    lab: type[BackendLab[Any, Any, Any]],
+    backend: Any,
+    double: Process,
+    ranks: int,
+    *,
+    scope: str = "run",
+    **node_fields: Any,
 ) -> LargeRun:
     """Run that many ranks on a fast clock: all succeed, nothing stays, and no call is refused but for its rate."""
 
@@ -150,7 +156,8 @@ def large_run(
         return backend
 
     node = NodeTemplate(machine_type=lab.machine_type, zones=(lab.zone,), **node_fields)
-    rig = Rig(cast("Any", backend), a_plan(ranks, owner="lab", node=node, gather=[]))
+    template = {"scope": scope, "reclaim": "delete"}
+    rig = Rig(cast("Any", backend), a_plan(ranks, owner="lab", node=node, gather=[], volume_template=template))
     started = backend.clock.now()
     rig.create()
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=FastLoop) as runner:

@@ -9,9 +9,10 @@ import sys
 import threading
 
 import pytest
-from google.auth import compute_engine
+from google.auth import compute_engine, impersonated_credentials
 from google.auth.compute_engine import _metadata
 from google.auth.exceptions import TransportError
+from google.oauth2.credentials import Credentials
 
 from airflow_rankvol.backends import _gcp_connection as connection
 from airflow_rankvol.backends._gcp_connection import Session, gcp_backend
@@ -21,6 +22,7 @@ from airflow_rankvol.backends.settings import Settings
 from airflow_rankvol.errors import ConfigError, RetryableError
 from airflow_rankvol.hooks import aget_backend, get_backend, get_owner
 
+FIRST, RANKS = "first@b.iam.gserviceaccount.com", "ranks@a-project.iam.gserviceaccount.com"
 ANONYMOUS = {"project": "a-project", "is_anonymous": True}
 
 
@@ -73,6 +75,31 @@ def test_the_hook_does_not_read_the_connection_again(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(GoogleBaseHook, "get_connection", lambda *_: pytest.fail("the connection was read"))
     assert Session(settings()).project == "a-project"
+
+
+@pytest.mark.parametrize(
+    ("chain", "delegates"),
+    [
+        (RANKS, []),
+        (f"{FIRST},{RANKS}", [FIRST]),
+        ([FIRST, RANKS], [FIRST]),
+    ],
+    ids=["one account", "a chain as text", "a chain as a list"],
+)
+def test_a_connection_may_act_as_another_service_account(
+    monkeypatch: pytest.MonkeyPatch, chain: object, delegates: list[str]
+) -> None:
+    """The last one of the chain; what the connection's own credentials do is to ask for its tokens."""
+    own = Credentials("a-token")  # type: ignore[no-untyped-call]
+    monkeypatch.setattr("google.auth.default", lambda *_, **_named: (own, "own-project"))
+    extra = {"project": "a-project", "impersonation_chain": chain}
+    session = Session(Settings("gcp_test", "google_cloud_platform", extra))
+    found = session.credentials
+    assert isinstance(found, impersonated_credentials.Credentials)
+    assert found.service_account_email == RANKS
+    assert [*(found._delegates or ())] == delegates
+    assert found._source_credentials.token == "a-token"
+    assert session.project == "a-project"
 
 
 def test_a_process_has_one_backend_for_a_connection() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from airflow_rankvol.backends._gcp_labels import (
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
 
+DOCS = Path(__file__).resolve().parents[3] / "docs/gcp.md"
 KEY, MOMENT = "0a1b2c3d", "2026-11-23T20:00:00.000+00:00"
 # Whatever a database takes: every character but surrogates, 250 of them.
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=250)
@@ -177,3 +179,6 @@ def test_the_most_tags_fit_beside_the_longest_of_ours() -> None:
     assert len(labels_of(tags, mine)) <= MAX_LABELS
     with pytest.raises(ConfigError, match=r"34 tags; of the 64 labels.* 33 are free"):
         check_labels({**mine, "more": "x"}, "node")
+    said = " ".join(DOCS.read_text().split())
+    assert f"refuses those that cannot be, and more than {len(mine)}." in said
+    assert f"| {MAX_LABELS} on a resource, up to {MAX_LABELS - len(mine)} of them ours |" in said

@@ -68,6 +68,17 @@ def test_a_zone_counts_where_the_answer_to_a_creation_was_lost(lab: Lab) -> None
         lab.see()
 
 
+def test_a_zone_counts_where_the_answer_to_a_launch_was_lost(lab: Lab) -> None:
+    lab.volume(0)
+    lab.see()
+    lab.double.fault("lose", "instances.insert", when="after")
+    with pytest.raises(RetryableError):
+        lab.node(zone=OTHER_ZONE)
+    lab.double("unreachable", zone=OTHER_ZONE)
+    with pytest.raises(RetryableError, match=OTHER_ZONE):
+        lab.see()
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [

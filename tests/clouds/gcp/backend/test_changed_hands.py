@@ -8,9 +8,9 @@ import pytest
 
 from airflow_rankvol.backends._gcp_labels import label_key
 from airflow_rankvol.backends._gcp_memory import FRESH_S
-from airflow_rankvol.backends.base import Selector
+from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.engine.reap import RunState, reap, survey
-from airflow_rankvol.errors import NotOurs
+from airflow_rankvol.errors import NotOurs, VolumeConflict
 from tests.clouds.gcp.backend.kit import ZONE, Lab
 
 
@@ -65,6 +65,39 @@ def test_a_disk_that_has_the_name_of_ours_by_now_gets_no_tags(lab: Lab, later_s:
     with pytest.raises(NotOurs, match="since it was looked at"):
         lab.backend.tag_volumes([volume.id], {"rankvol:collected": lab.key, "rankvol:expiry": ""})
     assert lab.disk(volume)["labels"] == before
+
+
+@pytest.mark.parametrize("later_s", [0.0, FRESH_S + 1], ids=["by a look of just now", "by an older look"])
+def test_a_disk_that_replaced_an_adopted_one_is_not_deleted_in_its_place(lab: Lab, later_s: float) -> None:
+    """Neither carries tags of ours; once it was looked at, it may go as the one that is adopted."""
+    group = replace(lab.group, names=("keep-0",))
+    guard = Guard(lab.owner, lab.key, adopted_name="keep-0")
+    lab.foreign_disk("keep-0")
+    (adopted,) = lab.backend.observe(group).volumes
+    lab.double.rest().delete(f"zones/{ZONE}/disks/keep-0")
+    lab.settle()
+    lab.foreign_disk("keep-0")
+    lab.settle(later_s)
+    lab.backend.delete_volume(adopted.id, guard)
+    lab.settle()
+    (left,) = lab.backend.observe(group).volumes
+    assert left.id == adopted.id
+    lab.backend.delete_volume(adopted.id, guard)
+    lab.settle()
+    assert lab.backend.observe(group).volumes == ()
+
+
+def test_a_disk_that_has_the_name_of_ours_by_now_gets_no_node(lab: Lab) -> None:
+    """Names alone tell the disks of global scope apart."""
+    rig = lab.rig(1, volumes="data-${NODE_RANK}:/data", volume_template={"size": "10GB", "scope": "global"})
+    rig.create()
+    lab.double.rest().delete(f"zones/{ZONE}/disks/data-0")
+    lab.settle()
+    theirs = replace(lab, owner="somebody-else")
+    assert theirs.process().create_volume(theirs.request(name="data-0")).name == "data-0"
+    with pytest.raises(VolumeConflict, match="is owner 'somebody-else''s, of run run-1 of DAG dag; expected the one"):
+        rig.run_rank(0)
+    assert lab.double.state()["instances"] == {}
 
 
 def test_the_next_disk_of_the_same_run_does_not_get_the_tags_that_were_meant_for_the_last_one(lab: Lab) -> None:

@@ -81,13 +81,18 @@ def test_logs_of_many_ranks_are_read_no_more_often_than_all_of_them_may(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "page", "spot"),
-    [(40, 50, False), (40, 50, True), pytest.param(256, 500, False, marks=pytest.mark.slow)],
+    ("ranks", "page", "job"),
+    [
+        (40, 50, {}),
+        (40, 50, {"spot": True}),
+        (40, 50, {"scope": "global"}),
+        pytest.param(256, 500, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_number(
     ranks: int,
     page: int,
-    spot: bool,
+    job: dict[str, Any],
     double: Double,
     backend: GcpBackend,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,7 +101,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     """The ranks' volumes are fewer than a page holds; with what their nodes boot from, there are more."""
     monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", page)
     assert ranks < page < 2 * ranks
-    run = large_run(Lab, backend, double, ranks, spot=spot)
+    run = large_run(Lab, backend, double, ranks, **job)
     run.check_looks(lambda action: action.endswith(("List", ".list")), capsys)
     run.check_once(ONCE)
     # Handed out, collected: a call for each, which only succeeds while nobody else has changed the labels.
@@ -115,7 +120,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
         "instances.get",
         "disks.get",
         *ONCE,
-        *(["zoneOperations.list"] if spot else []),
+        *(["zoneOperations.list"] if "spot" in job else []),
     }
     assert set(run.counts) - others <= {"instances.getSerialPortOutput"}
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s

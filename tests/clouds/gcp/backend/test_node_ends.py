@@ -97,6 +97,17 @@ def test_a_spot_node_that_is_taken_back_says_so_while_it_goes(lab: Lab) -> None:
     assert lab.count("zoneOperations.list") == 1
 
 
+@pytest.mark.parametrize(("spot", "reason", "lists"), [(True, "its host failed", 1), (False, "", 0)])
+def test_a_host_that_failed_is_told_of_a_spot_node(lab: Lab, spot: bool, reason: str, lists: int) -> None:
+    """Of others nobody asks: each node that finishes would cost a share of a list."""
+    node = lab.node(lab.volume(), spot=spot)
+    lab.double("die", instance=node.name)
+    lab.settle(5)
+    seen = lab.seen_node(node)
+    assert (seen.state, seen.reason) == (NodeState.ENDED, reason)
+    assert lab.count("zoneOperations.list") == lists
+
+
 def test_why_nodes_of_many_zones_ended_is_asked_in_turns(lab: Lab) -> None:
     """Whoever looks all the time, while they go, makes four lists in a poll interval at most."""
     zones = [ZONE, OTHER_ZONE, "us-central1-c"]
@@ -111,6 +122,35 @@ def test_why_nodes_of_many_zones_ended_is_asked_in_turns(lab: Lab) -> None:
     at = [float(call["at"]) for call in lab.double.calls() if call["action"].lower().endswith("list")]
     assert lab.count("zoneOperations.list") == 3
     assert max(sum(begin <= other < begin + lab.backend.poll_interval_s for other in at) for begin in at) <= 4
+
+
+def test_what_became_of_other_peoples_nodes_makes_the_question_no_longer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_calls.PAGE", 2)
+    others = [lab.node(lab.volume(rank), rank=rank, spot=True) for rank in range(1, 5)]
+    for other in others:
+        lab.double("preempt", instance=other.name, notice_s=0.0)
+    lab.settle()
+    node = lab.node(lab.volume(), spot=True)
+    lab.double.settings(delete_instance_s=300.0)
+    lab.double("preempt", instance=node.name, notice_s=0.0)
+    assert lab.seen_node(node).reason == "Compute Engine took the spot capacity back"
+    assert lab.count("zoneOperations.list") == 1
+
+
+def test_many_nodes_of_a_zone_that_ended_are_asked_about_in_several_calls(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter has only so much room."""
+    monkeypatch.setattr("airflow_rankvol.backends._gcp_reasons.NODES_PER_LIST", 2)
+    nodes = [lab.node(lab.volume(rank), rank=rank, spot=True) for rank in range(5)]
+    lab.double.settings(delete_instance_s=300.0)
+    for node in nodes:
+        lab.double("preempt", instance=node.name, notice_s=0.0)
+    for _ in range(2):
+        assert [bool(node.reason) for node in lab.see().nodes] == [True] * 5
+    assert lab.count("zoneOperations.list") == 3
 
 
 def test_nobody_asks_why_a_spot_node_ended_that_has_reported(lab: Lab) -> None:
