@@ -68,11 +68,19 @@ def in_parallel(backend: Backend, items: Iterable[T], call: Callable[[T], None])
             stop.set()
 
 
-def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Look again until it is done; False when the time ran out first."""
+def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float, first_s: float = 0.0) -> bool:
+    """Look again until it is done; False when the time ran out first.
+
+    Args:
+        first_s: how long it takes as a rule: nobody looks before. Then the pauses double, up to the poll interval.
+    """
     deadline = backend.clock.now() + timedelta(seconds=timeout_s)
+    pause_s = min(first_s, backend.poll_interval_s)
+    if pause_s:
+        backend.clock.sleep(pause_s)
     while not done():
         if backend.clock.now() >= deadline:
             return False
-        backend.clock.sleep(backend.poll_interval_s)
+        pause_s = min(2 * pause_s or backend.poll_interval_s, backend.poll_interval_s)
+        backend.clock.sleep(pause_s)
     return True
