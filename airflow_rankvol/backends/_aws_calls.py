@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,11 @@ class Ec2:
         """
         with self.mapped(verb, resource):
             return self.clients.call(action, **parameters)
+
+    def call_once(self, action: str, verb: str, resource: str, parameters: Callable[[], Raw]) -> Raw:
+        """Call an action once, with parameters of the moment at which it is sent."""
+        with self.mapped(verb, resource):
+            return self.clients.call_once(action, parameters)
 
     @contextmanager
     def mapped(self, verb: str, resource: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ _CONFIG: dict[str, Any] = {
 # A presigned URL is otherwise one of signature version 2 and of the global endpoint, which new regions do not know.
 _S3_CONFIG: dict[str, Any] = {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}}
 
+#: The client of EC2 that repeats no call by itself.
+ONCE = "ec2-once"
 #: So often, in seconds, the clients are made anew at most while they are refused: that takes a tenth of a second each,
 #: and a thousand ranks may be refused at once.
 ANEW_S = 5.0
@@ -165,11 +167,21 @@ class Clients:
 
     def call(self, action: str, **parameters: Any) -> dict[str, Any]:
         """Call an EC2 action, as soon as its bucket has a token; errors are the SDK's."""
+        return self._call("ec2", action, lambda: parameters)
+
+    def call_once(self, action: str, parameters: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Call an EC2 action with parameters that hold only for the moment, asked for when its bucket has a token.
+
+        The SDK does not repeat it: a while later it might not be right any more.
+        """
+        return self._call(ONCE, action, parameters)
+
+    def _call(self, service: str, action: str, parameters: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         from botocore import xform_name
 
-        client = self.get("ec2")
+        client = self.get(service)
         self._rate().acquire(action)
-        answer: dict[str, Any] = getattr(client, xform_name(action))(**parameters)
+        answer: dict[str, Any] = getattr(client, xform_name(action))(**parameters())
         return answer
 
     def _rate(self) -> Limiter:
@@ -192,6 +204,11 @@ def _client(settings: Settings, service: str) -> Any:
     )
     ours = Config(**_CONFIG, **(_S3_CONFIG if service == "s3" else {}))
     wrapper.botocore_config = ours.merge(wrapper.botocore_config or Config())
+    if service == ONCE:
+        service = "ec2"
+        wrapper.botocore_config = wrapper.botocore_config.merge(
+            Config(retries={"mode": "standard", "total_max_attempts": 1})
+        )
     hook = AwsBaseHook(aws_conn_id=settings.conn_id, client_type=service)
     # A cached property, which would look the connection up by itself.
     hook.__dict__["conn_config"] = wrapper

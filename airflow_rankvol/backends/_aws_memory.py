@@ -57,9 +57,12 @@ class Memory:
         self._attaching: dict[str, Attaching] = {}
         self._done: dict[str, None] = {}
         self._looked_up: dict[str, float] = {}
-        self._refused: dict[str, float] = {}
         self._reports: dict[str, str | None] = {}
         self._consoles: dict[str, str] = {}
+
+    def now(self) -> float:
+        """Return the time in seconds, on this process' clock."""
+        return self._now()
 
     def saw_volumes(self, found: Iterable[Raw]) -> None:
         """Take note of described volumes."""
@@ -214,23 +217,20 @@ class Memory:
         at = self._looked_up.get(look_up)
         return at is None or self._now() - at > FRESH_S
 
-    def looked_up(self, look_ups: Iterable[str]) -> None:
-        """Take note of look-ups that were made."""
+    def looked_up(self, look_ups: Iterable[str], at: float | None = None) -> None:
+        """Take note of look-ups that were made.
+
+        Args:
+            at: when they began, where somebody asks for that.
+        """
         with self._lock:
             now = self._now()
-            recent = {key: at for key, at in self._looked_up.items() if now - at <= FRESH_S}
-            self._looked_up = recent | dict.fromkeys(look_ups, now)
+            recent = {key: then for key, then in self._looked_up.items() if now - then <= FRESH_S}
+            self._looked_up = recent | dict.fromkeys(look_ups, now if at is None else at)
 
-    def refused_since_s(self, token: str) -> float:
-        """Return how long ago EC2 first said that a token is used up, in seconds."""
-        with self._lock:
-            while token not in self._refused and len(self._refused) >= MAX_KEPT:
-                del self._refused[next(iter(self._refused))]
-            return self._now() - self._refused.setdefault(token, self._now())
-
-    def was_refused(self, token: str) -> bool:
-        """Say whether EC2 has told this process that a token is used up."""
-        return token in self._refused
+    def looked_up_s_ago(self, look_up: str) -> float:
+        """Return how long ago a look-up was made, in seconds; infinity where that is long."""
+        return self._now() - self._looked_up.get(look_up, float("-inf"))
 
     def report(self, node_id: str, read: Callable[[], str | None]) -> str | None:
         """Return a node's report, which is read once."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
-from airflow_rankvol.backends._aws_creation import creation, hashed, volume_tags
-from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
+from airflow_rankvol.backends._aws_creation import creation, volume_tags
+from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_places import DEVICES, Places
+from airflow_rankvol.backends._aws_used_up import AGAIN_S, UsedUp
 from airflow_rankvol.backends._aws_view import (
     devices_of,
     instance_state,
@@ -24,23 +24,15 @@ from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
-#: How long the time is that a token stands for once another is used up, in seconds. It is taken in the second half:
-#: what was made under the one before is listed by then.
-AGAIN_S = 2 * UNSEEN_S
-
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """The verbs of volumes.
-
-    Args:
-        now: the time, which other processes have, too.
-    """
+    """The verbs of volumes."""
 
     ec2: Ec2
     memory: Memory
     places: Places
-    now: Callable[[], datetime]
+    used_up: UsedUp
 
     def create(self, request: VolumeRequest) -> Volume:
         """Create a volume, or return the one of that name and key."""
@@ -120,22 +112,26 @@ class Volumes:
         by one, unless ``observe`` did that for all of them.
         """
         key = request.tags.key
-        what, pattern = (f"key:{key}", f"*{key}*") if key in request.name else (f"name:{request.name}", request.name)
-        if not known or self.memory.is_due(what):
+        name = f"name:{request.name}"
+        what, pattern = (f"key:{key}", f"*{key}*") if key in request.name else (name, request.name)
+        if not known or (self.memory.is_due(what) and self.memory.is_due(name)):
             self.memory.saw_volumes(
                 self.ec2.volumes("create_volume", request.name, [{"Name": "tag:Name", "Values": [pattern]}])
             )
             self.memory.looked_up([what])
+        return self._seen(request)
+
+    def _seen(self, request: VolumeRequest) -> Raw | None:
         named = self.memory.volumes_named(request.name)
         for raw in named:
             tags = our_tags(raw)
-            if tags is not None and (tags.owner, tags.key) == (request.tags.owner, key):
+            if tags is not None and (tags.owner, tags.key) == (request.tags.owner, request.tags.key):
                 return _alive(raw, request.name)
         if named:
             raise _error(
                 VolumeConflict, "create_volume", request.name,
                 f"the name is taken by {named[0]['VolumeId']} with the tags {tags_dict(named[0])}; expected none, or "
-                f"key {key!r}. Choose another name, or scope='global'",
+                f"key {request.tags.key!r}. Choose another name, or scope='global'",
             )  # fmt: skip
         return None
 
@@ -147,15 +143,17 @@ class Volumes:
         outlives runs has no earlier ones: there another run's parameters are others.
         """
         for token in request.earlier:
-            if self.memory.was_refused(token):
+            if self.used_up.is_refused(token):
                 continue
             try:
                 return self._call(request, creation(request, zone, token))
             except BackendError as exc:
                 if code(exc) != "IdempotentParameterMismatch":
                     return self._refused(request, creation(request, zone, token), exc)
-                self.memory.refused_since_s(token)
+                self.used_up.refuse(token, request.name)
         parameters = creation(request, zone)
+        if self.used_up.is_refused(parameters["ClientToken"]):
+            return self._again(request, parameters)
         try:
             return self._call(request, parameters)
         except BackendError as exc:
@@ -169,35 +167,37 @@ class Volumes:
         # At the storage quota the same token can be refused although its volume exists.
         if code(refusal) not in ("IdempotentParameterMismatch", "VolumeLimitExceeded", "MaxIOPSLimitExceeded"):
             raise refusal
+        if code(refusal) == "IdempotentParameterMismatch":
+            self.used_up.refuse(parameters["ClientToken"], request.name)
+            return self._again(request, parameters)
         found = self._find(request, known=False)
+        if found is None:
+            raise refusal
+        return found
+
+    def _again(self, request: VolumeRequest, parameters: dict[str, Any]) -> Raw:
+        """Return the volume that a refused token stands for, or create it under another token; NotReady before that."""
+        token = parameters["ClientToken"]
+
+        def another() -> dict[str, Any]:
+            again = self.used_up.next_token(token)
+            if again is None:
+                raise _not_yet(request.name)
+            return {**parameters, "ClientToken": again}
+
+        if self.used_up.next_token(token) is None:
+            self.used_up.look()
+        found = self._seen(request)
         if found is not None:
             return found
-        if code(refusal) != "IdempotentParameterMismatch":
-            raise refusal
-        return self._again(request, parameters, refusal)
-
-    def _again(self, request: VolumeRequest, parameters: dict[str, Any], refusal: BackendError) -> Raw:
-        """Create under another token, once it is certain that the one which was refused stands for no volume.
-
-        It may stand for one that EC2 does not show yet, made by another run in dag and global scope; or for one that is
-        gone, and is burned then for half a day. Time tells: what is made is listed within UNSEEN_S. The other token is
-        that of the time, the same for all who want the volume, so never two are made; and it is another one every
-        AGAIN_S, since it is burned in its turn when that volume goes.
-        """
-        token = parameters["ClientToken"]
-        period, begun_s = divmod(self.now().timestamp(), AGAIN_S)
-        if min(self.memory.refused_since_s(token), begun_s) >= UNSEEN_S:
-            try:
-                return self._call(request, {**parameters, "ClientToken": hashed(f"{token}/again/{period:.0f}")})
-            except BackendError as exc:
-                if code(exc) != "IdempotentParameterMismatch":
-                    raise
-                refusal = exc  # somebody else has just made it
-        raise _error(
-            NotReady, "create_volume", request.name,
-            f"its token was used before, and no volume is listed yet; it is looked for, and made anew within "
-            f"{AGAIN_S:.0f} s",
-        ) from refusal  # fmt: skip
+        again = another()["ClientToken"]
+        try:
+            return self.ec2.call_once("CreateVolume", "create_volume", request.name, another)
+        except BackendError as exc:
+            if code(exc) != "IdempotentParameterMismatch":
+                raise
+            self.used_up.refuse(again, request.name)
+            raise _not_yet(request.name) from exc  # somebody else has just made it
 
     def _zone(self, tags: Tags) -> str:
         return self.places.zone_for(tags.owner, tags.dag, tags.group)
@@ -249,6 +249,11 @@ class Volumes:
         if raw is not None:
             self.memory.saw_volumes([raw])
         return raw is not None and volume_of(raw).attached_to == node_id
+
+
+def _not_yet(name: str) -> BackendError:
+    text = "its token was used before, and no volume is listed yet; it is looked for, and made anew within"
+    return _error(NotReady, "create_volume", name, f"{text} {AGAIN_S:.0f} s")
 
 
 def _alive(raw: Raw, name: str) -> Raw:

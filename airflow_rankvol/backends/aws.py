@@ -18,6 +18,7 @@ from airflow_rankvol.backends._aws_memory import UNSEEN_S, Memory, Raw
 from airflow_rankvol.backends._aws_nodes import Nodes
 from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_staging import S3Staging
+from airflow_rankvol.backends._aws_used_up import UsedUp
 from airflow_rankvol.backends._aws_view import filters, instance_state, name_of, our_tags, volume_of
 from airflow_rankvol.backends._aws_volumes import Volumes
 from airflow_rankvol.backends._looks import Looks
@@ -66,7 +67,8 @@ class AwsBackend:
         self.ec2 = Ec2(clients)
         self.stager = S3Staging(self.ec2)
         self.places = Places(self.ec2)
-        self.volumes = Volumes(self.ec2, self.memory, self.places, self.clock.now)
+        used_up = UsedUp(self.ec2, self.memory, self.clock.now, poll_interval_s)
+        self.volumes = Volumes(self.ec2, self.memory, self.places, used_up)
         self.nodes = Nodes(self.ec2, self.memory, self.places)
         self.boots = Boots(self.ec2, self.clock.now, self.nodes.console)
 

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # How long one call is repeated while the cloud answers "later", in seconds. EC2's slowest bucket for volumes
-# (5 calls a second, 100 at once) needs about 31 s for 256 ranks; a volume whose token EC2 calls used up is made anew
+# (5 calls a second, 100 at once) needs about 31 s for 256 ranks; volumes whose tokens EC2 calls used up are made anew
 # within 120 s, at the next call after that.
 PATIENCE_S = 180.0
 
@@ -68,11 +68,50 @@ def in_parallel(backend: Backend, items: Iterable[T], call: Callable[[T], None])
             stop.set()
 
 
-def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Look again until it is done; False when the time ran out first."""
+def all_patiently(backend: Backend, items: Iterable[T], call: Callable[[T], None]) -> None:
+    """Call it for every item, and repeat that for those that raise a retryable error, as long as others succeed.
+
+    All are asked before any is asked again: where they have to wait, they wait at the same time.
+
+    Raises:
+        RetryableError: the first one, when none succeeded for PATIENCE_S.
+    """
+    left = list(items)
+
+    def ask_all() -> None:
+        asked, errors = left.copy(), []
+        left.clear()
+
+        def ask(item: T) -> None:
+            try:
+                call(item)
+            except RetryableError as exc:
+                left.append(item)
+                errors.append(exc)
+
+        in_parallel(backend, asked, ask)
+        if len(errors) == len(asked):
+            raise errors[0]
+
+    while left:
+        patiently(backend, ask_all)
+        if left:
+            backend.clock.sleep(backend.poll_interval_s)
+
+
+def wait_until(backend: Backend, done: Callable[[], bool], *, timeout_s: float, first_s: float = 0.0) -> bool:
+    """Look again until it is done; False when the time ran out first.
+
+    Args:
+        first_s: how long it takes as a rule: nobody looks before. Then the pauses double, up to the poll interval.
+    """
     deadline = backend.clock.now() + timedelta(seconds=timeout_s)
+    pause_s = min(first_s, backend.poll_interval_s)
+    if pause_s:
+        backend.clock.sleep(pause_s)
     while not done():
         if backend.clock.now() >= deadline:
             return False
-        backend.clock.sleep(backend.poll_interval_s)
+        pause_s = min(2 * pause_s or backend.poll_interval_s, backend.poll_interval_s)
+        backend.clock.sleep(pause_s)
     return True

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
-from airflow_rankvol.engine.calls import in_parallel, patiently, wait_until
+from airflow_rankvol.engine.calls import all_patiently, in_parallel, patiently, wait_until
 from airflow_rankvol.engine.marks import end_tags
 from airflow_rankvol.errors import BackendError, LeakError, NoCapacity
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -87,14 +87,14 @@ class Creation:
         def create(item: tuple[PlannedSlot, PlannedVolume]) -> None:
             slot, wanted = item
             request = request_of(self.group, wanted, zones[slot.rank], self.generation, self.backend, planned=slot.zone)
-            volume = patiently(self.backend, ask, request)
+            volume = ask(request)
             self.made.append(volume)
             # In global scope another run may have been quicker.
             adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and not volume.tags.made_by(self.group)
             self.found[wanted.name] = (volume, adopted)
 
         missing = [(slot, v) for slot in self.plan.slots for v in slot.volumes if v.name not in self.found]
-        in_parallel(self.backend, missing, create)
+        all_patiently(self.backend, missing, create)
 
     def _zones(self, full: Collection[str]) -> dict[int, str | None]:
         """Return where each rank's volumes go; a zone is looked for only when no volume of the plan has one yet.

@@ -18,6 +18,9 @@ from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
 AVAILABLE_TIMEOUT_S = 120.0
+#: About how long a new EBS volume takes until it is available, in seconds. A look before that would be in vain, and a
+#: backend takes two in a poll interval, one of which found out what exists.
+NEW_S = 3.0
 
 
 def provision(
@@ -52,7 +55,7 @@ def provision(
         creation.run()
         slots = [replace(_slot(slot, found), handout=handout) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
-        _verify_available(backend, group, ids)
+        _verify_available(backend, group, ids, NEW_S if _is_any_new(found) else 0.0)
         check_claims(
             backend, group, [volume for volume, _ in found.values()], lives
         )  # another run may have been quicker
@@ -207,7 +210,11 @@ def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:
     return Slot(rank=slot.rank, nodes=slot.nodes, zone=zone_of(slot, found) or slot.zone, volumes=tuple(volumes))
 
 
-def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> None:
+def _is_any_new(found: Mapping[str, tuple[Volume, bool]]) -> bool:
+    return any(volume.state is VolumeState.CREATING for volume, _ in found.values())
+
+
+def _verify_available(backend: Backend, group: Group, ids: Sequence[str], first_s: float) -> None:
     def waiting() -> list[str]:
         observation = patiently(backend, backend.observe, group)
         seen = {volume.id: volume for volume in observation.volumes if volume.id in ids}
@@ -221,7 +228,7 @@ def _verify_available(backend: Backend, group: Group, ids: Sequence[str]) -> Non
                 )
         return [i for i in ids if i not in seen or seen[i].state is VolumeState.CREATING]
 
-    if ids and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S):
+    if ids and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S, first_s=first_s):
         raise NotReady(
             f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(waiting())}",
             backend=backend.name,

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from airflow_rankvol.engine.calls import in_parallel
-from airflow_rankvol.errors import QuotaExceeded
+from airflow_rankvol.engine.calls import PATIENCE_S, all_patiently, in_parallel
+from airflow_rankvol.errors import NotReady, QuotaExceeded
 from airflow_rankvol.testing import FakeBackend
 
 from .engine_kit import a_rig
@@ -69,3 +69,44 @@ def test_a_failure_among_several_threads_leaves_no_volume(when: str) -> None:
         rig.create()
     assert backend.is_empty
     assert backend.count("create_volume") < 64
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_all_are_asked_before_any_is_asked_again(concurrency: int) -> None:
+    """So however many have to wait, and however few are asked at once, they wait at the same time."""
+    backend, asked = a_backend(concurrency), list[int]()
+    begun = backend.clock.now()
+
+    def call(item: int) -> None:
+        asked.append(item)
+        if (backend.clock.now() - begun).total_seconds() < 60:
+            raise NotReady("later")
+
+    all_patiently(backend, range(10), call)
+    rounds = [sorted(asked[at : at + 10]) for at in range(0, len(asked), 10)]
+    assert rounds == [list(range(10))] * len(rounds)
+    assert 60 <= (backend.clock.now() - begun).total_seconds() <= 80
+
+
+def test_patience_begins_anew_with_every_item_that_succeeds() -> None:
+    backend, done = a_backend(1), list[int]()
+    begun = backend.clock.now()
+
+    def call(item: int) -> None:
+        if (backend.clock.now() - begun).total_seconds() < 100 * item:
+            raise NotReady(f"{item} is not ready")
+        done.append(item)
+
+    all_patiently(backend, range(5), call)
+    assert done == list(range(5))
+    with pytest.raises(NotReady, match="9 is not ready"):
+        all_patiently(backend, [9], call)
+    assert 400 + PATIENCE_S <= (backend.clock.now() - begun).total_seconds() < 900
+
+
+def test_an_error_that_stays_ends_the_others_wait() -> None:
+    def call(item: int) -> None:
+        raise QuotaExceeded("full") if item == 1 else NotReady("later")
+
+    with pytest.raises(QuotaExceeded):
+        all_patiently(a_backend(1), range(3), call)

@@ -43,6 +43,17 @@ def test_every_rank_gets_its_volume_with_all_tags_and_available() -> None:
         assert disk.tags.expiry == "2026-01-02T00:00:00.000+00:00"
 
 
+@pytest.mark.parametrize(("create_s", "pauses_s"), [(2, [3]), (8, [3, 6]), (25, [3, 6, 10, 10])])
+def test_new_volumes_are_looked_at_soon_and_then_less_often(create_s: float, pauses_s: list[float]) -> None:
+    """The pauses double, up to the poll interval."""
+    backend = FakeBackend(timings=Timings(create_s=create_s))
+    backend.poll_interval_s = 10.0
+    begun = backend.clock.now()
+    a_rig(NODES, backend=backend)
+    assert backend.count("observe") == 1 + len(pauses_s)
+    assert (backend.clock.now() - begun).total_seconds() == pytest.approx(sum(pauses_s))
+
+
 def test_creating_again_returns_the_same_volumes_and_creates_none() -> None:
     backend = FakeBackend()
     rig = a_rig(NODES, backend=backend)

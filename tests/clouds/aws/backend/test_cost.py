@@ -12,7 +12,7 @@ from airflow_rankvol.backends import _aws_calls
 from airflow_rankvol.backends._aws_connection import Clients
 from airflow_rankvol.backends.aws import AwsBackend
 from airflow_rankvol.engine.provision import provision
-from tests.clouds.aws.backend.kit import Lab, settings
+from tests.clouds.aws.backend.kit import Lab, lab_on, settings
 from tests.clouds.aws.client import Double
 from tests.unit.engine.engine_kit import a_plan
 
@@ -69,3 +69,14 @@ def test_volumes_are_created_side_by_side(double: Double) -> None:
     assert len({volume.id for slot in slots for volume in slot.volumes}) == 64
     assert double.counts()["ec2:CreateVolume"] == 64
     assert took_s < 64 * 0.2 / 4, took_s
+
+
+def test_volumes_are_there_within_seconds_at_two_looks(double: Double) -> None:
+    """With the poll interval that is shipped, which is far longer than EC2 takes to make a volume."""
+    double.settings(create_volume_s=2.0, visible_s=2.0)
+    lab = lab_on(double)
+    lab.backend = AwsBackend(lab.clients, clock=lab.backend.clock, memory=lab.backend.memory)
+    begun = lab.backend.clock.now()
+    lab.rig(64).create()
+    assert (lab.backend.clock.now() - begun).total_seconds() < 4
+    assert lab.count("DescribeVolumes") + lab.count("DescribeInstances") <= 4
