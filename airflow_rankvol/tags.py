@@ -16,10 +16,11 @@ class Tags:
     ``run`` is the run that created the resource. ``key`` is the hash of the group's identity. A node's ``attempt`` is
     the try it belongs to; a volume's is the try of create_volumes that handed it out, and 0 until then. A node's
     ``handout`` says which call of create_volumes its volumes came from: tries are counted anew, and on EC2 ended nodes
-    are still listed, when a run was deleted in Airflow and another one has got its id. ``used_by`` is
-    the key of the group that a volume was handed out to last, in run ``used_run`` of DAG ``used_dag``; only that one
-    may mark it as collected or delete it. An empty ``expiry`` means never. ``collected`` holds the key of the run whose
-    gather has this volume's results; ``kept`` when the teardown left a volume to its expiry.
+    are still listed, when a run was deleted in Airflow and another one has got its id. A volume has a ``handout`` only
+    where another run than its maker was handed it before any rank was: that one's key. ``used_by`` is the key of the
+    group that a volume was handed out to last, in run ``used_run`` of DAG ``used_dag``; only that one may mark it as
+    collected or delete it. An empty ``expiry`` means never. ``collected`` holds the key of the run whose gather has
+    this volume's results; ``kept`` when the teardown left a volume to its expiry.
     """
 
     owner: str
@@ -58,7 +59,12 @@ class Tags:
         return cls(**values)
 
     def made_by(self, group: Group) -> bool:
-        """Say whether exactly this run's group created it; one schedule gives several DAGs the same run id."""
+        """Say whether exactly this run's group created a volume; one schedule gives several DAGs the same run id.
+
+        Who was handed one that another run had made, before any rank was, counts as its maker instead.
+        """
+        if self.handout:
+            return (self.owner, self.handout) == (group.owner, group.key)
         return (self.owner, self.dag, self.run, self.group) == (group.owner, group.dag, group.run, group.group)
 
     def free_for(self, group: Group) -> bool:
