@@ -29,7 +29,16 @@ from airflow_rankvol._fake import (
 )
 from airflow_rankvol._fake_cloud import Call, FakeCloud
 from airflow_rankvol._fake_faults import FakeClock, FaultScript, SimulatedCrash
-from airflow_rankvol.backends.base import Guard, LogPart, NodeRequest, Selector, Stager, VolumeRequest, check_held
+from airflow_rankvol.backends.base import (
+    Guard,
+    LogPart,
+    NodeRequest,
+    Selector,
+    Stager,
+    VolumeRequest,
+    check_held,
+    check_there,
+)
 from airflow_rankvol.errors import NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume
 
@@ -156,7 +165,11 @@ class FakeBackend(FakeCloud):
     def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours."""
         with self._lock:
-            for disk in filter(None, map(self._world.disks.get, volume_ids)):
+            self._world.settle(self.clock.now())
+            known = {volume_id: self._world.disks.get(volume_id) for volume_id in volume_ids}
+            for volume_id, there in known.items():
+                check_there(there is not None and there.gone_at is None, held_by, self.name, volume_id)
+            for disk in filter(None, known.values()):
                 check_held(disk.tags.used_by if disk.tags else "", held_by, tags, self.name, disk.name)
             self._tag_volumes(volume_ids, tags)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_rankvol.backends._aws_calls import PAGE, Ec2, code
+from airflow_rankvol.backends._aws_claims import check_claim
 from airflow_rankvol.backends._aws_creation import creation, volume_tags
 from airflow_rankvol.backends._aws_memory import Memory, Raw
 from airflow_rankvol.backends._aws_places import DEVICES, Places
@@ -20,7 +21,7 @@ from airflow_rankvol.backends._aws_view import (
     tags_dict,
     volume_of,
 )
-from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
+from airflow_rankvol.backends.base import Guard, VolumeRequest
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy, VolumeConflict
 from airflow_rankvol.records import Tags, Volume
 
@@ -79,12 +80,17 @@ class Volumes:
                 raise
             self._tag(left, tags)
 
-    def check_held(self, volume_ids: Sequence[str], held_by: str, tags: Mapping[str, str]) -> None:
-        """Raise VolumeConflict where somebody else was handed a volume; EC2 cannot compare and set at once."""
-        for raw in self._look(list(volume_ids)).values():
-            found = our_tags(raw) if raw else None
-            if raw and found:
-                check_held(found.used_by, held_by, tags, "aws", name_of(raw))
+    def claim(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str) -> None:
+        """Set tags on volumes of ours while nobody else has them: EC2 cannot compare and set at once.
+
+        So they are looked at right before, and once more right after, for what another one set in between.
+        """
+        found = self._look(volume_ids)
+        check_claim(self.memory, volume_ids, filter(None, found.values()), held_by, tags)
+        self._tag(self._ours(found), tags)
+        # Not by _look: what was set, EC2 may show a moment later, and the memory knows it already.
+        after = self.ec2.volumes_by("volume-id", volume_ids, "tag_volumes", ", ".join(volume_ids))
+        check_claim(self.memory, volume_ids, after, held_by, tags)
 
     def attach(self, volume_id: str, node_id: str) -> None:
         """Attach a volume to a running node, unless that is done or under way."""

@@ -18,7 +18,7 @@ from airflow_rankvol.backends._gcp_names import filters_of
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_removal import delete_disk
 from airflow_rankvol.backends._gcp_view import DISK_FIELDS, Raw, id_at, id_of, our_tags, split, volume_of
-from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held
+from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held, check_there
 from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy
 from airflow_rankvol.records import TAG_PREFIX, Volume
 
@@ -70,9 +70,12 @@ class Volumes:
         self.memory.forget_volume(volume_id)
 
     def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> None:
-        """Set tags on volumes of ours; those that are gone do not count."""
+        """Set tags on volumes of ours; those that are gone do not count, unless they are claimed."""
         ids = sorted(set(volume_ids))
-        found = [raw for raw in together(ids, self._known) if raw is not None]
+        known = dict(zip(ids, together(ids, self._known), strict=True))
+        for volume_id, there in known.items():
+            check_there(there is not None, held_by, "gcp", volume_id)
+        found = [raw for raw in known.values() if raw is not None]
         for raw in found:
             self._check_ours(raw)
             _check_held(raw, held_by, tags)
@@ -162,6 +165,7 @@ class Volumes:
         zone, name = split(id_of(raw))
         for attempt in range(TRIES):
             if seen is None:
+                check_there(False, held_by, "gcp", id_of(raw))
                 return
             self._check_ours(seen)
             _check_held(seen, held_by, tags)
@@ -175,6 +179,7 @@ class Volumes:
             except BackendError as exc:
                 self.memory.forget_volume(id_of(seen))
                 if code(exc) == "notFound":
+                    check_there(False, held_by, "gcp", id_of(raw))
                     return
                 if code(exc) != "conditionNotMet" or attempt == TRIES - 1:
                     raise
@@ -222,6 +227,7 @@ def _same_disk(raw: Raw, seen: Raw | None) -> bool:
 
 def _check_held(raw: Raw, held_by: str | None, tags: Mapping[str, str]) -> None:
     found = our_tags(raw)
+    check_there(raw.get("status") != "DELETING", held_by, "gcp", id_of(raw))
     check_held(found.used_by if found else "", held_by, tags, "gcp", id_of(raw))
 
 

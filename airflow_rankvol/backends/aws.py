@@ -159,9 +159,10 @@ class AwsBackend:
 
     def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours, a call for each thousand."""
-        if held_by is not None:
-            self.volumes.check_held(volume_ids, held_by, tags)
-        self.volumes.tag(volume_ids, tags)
+        if held_by is None:
+            self.volumes.tag(volume_ids, tags)
+        else:
+            self.volumes.claim(volume_ids, tags, held_by)
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node; its volumes are attached once it runs."""

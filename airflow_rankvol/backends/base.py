@@ -87,6 +87,22 @@ def check_held(found: str, held_by: str | None, tags: Mapping[str, str], backend
     )
 
 
+def check_there(there: bool, held_by: str | None, backend: str, name: str) -> None:
+    """Raise VolumeConflict when a volume that is claimed is gone, or on its way: a run would go on without it.
+
+    Args:
+        held_by: None where it is not claimed, but only tagged.
+    """
+    if held_by is None or there:
+        return
+    raise VolumeConflict(
+        "it is gone, or being deleted: somebody has removed it at this very moment. Clear create_volumes",
+        backend=backend,
+        verb="tag_volumes",
+        resource=name,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeRequest:
     """A volume to create. ``token`` makes the call idempotent where the cloud takes one.
@@ -214,8 +230,8 @@ class Backend(Protocol):
         """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored.
 
         Args:
-            held_by: tag only while ``rankvol:used_by`` is this on each of them, else VolumeConflict and none is tagged.
-                At once where the backend can do that, else by a look right before.
+            held_by: tag only while each of them is there and ``rankvol:used_by`` is this on it, else VolumeConflict and
+                none is tagged. At once where the backend can do that, else by a look right before and one right after.
         """
 
     def create_node(self, request: NodeRequest) -> Node:

@@ -22,7 +22,16 @@ from airflow_rankvol.backends._local_launch import prepare, seen, start
 from airflow_rankvol.backends._local_life import Lives
 from airflow_rankvol.backends._local_log import read_part
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, mapped, new_id, write_json
-from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest, check_held
+from airflow_rankvol.backends.base import (
+    Clock,
+    Guard,
+    LogPart,
+    NodeRequest,
+    Selector,
+    VolumeRequest,
+    check_held,
+    check_there,
+)
 from airflow_rankvol.errors import BackendError, NotOurs, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 
@@ -171,7 +180,10 @@ class LocalBackend:
     def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours."""
         with mapped("tag_volumes", ", ".join(volume_ids)), self.store.lock():
-            found = [item for item in map(self.store.volume, volume_ids) if item]
+            known = {volume_id: self.store.volume(volume_id) for volume_id in volume_ids}
+            for volume_id, there in known.items():
+                check_there(there is not None, held_by, self.name, volume_id)
+            found = [item for item in known.values() if item]
             for item in found:
                 if Tags.from_dict(item.tags) is None:
                     raise NotOurs(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
 from airflow_rankvol.engine.calls import all_patiently, in_parallel, patiently, wait_until
-from airflow_rankvol.engine.marks import end_tags
-from airflow_rankvol.errors import BackendError, LeakError, NoCapacity
+from airflow_rankvol.engine.marks import check_usable, end_tags, outlives_runs, take
+from airflow_rankvol.errors import BackendError, LeakError, NoCapacity, RetryableError, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
-from airflow_rankvol.records import Group, Volume
+from airflow_rankvol.records import Group, Tags, Volume
 from airflow_rankvol.spec.templates import Scope
 
 DELETED_TIMEOUT_S = 120.0
@@ -62,7 +63,7 @@ class Creation:
                 moved = [slot for slot in self.plan.slots if zones[slot.rank] != others[slot.rank]]
                 if not moved:
                     break
-                self.roll_back(exc, [wanted.name for slot in moved for wanted in slot.volumes])
+                self._move(exc, [wanted.name for slot in moved for wanted in slot.volumes])
                 zones = others
             else:
                 return
@@ -89,12 +90,32 @@ class Creation:
             request = request_of(self.group, wanted, zones[slot.rank], self.generation, self.backend, planned=slot.zone)
             volume = ask(request)
             self.made.append(volume)
-            # In global scope another run may have been quicker.
+            # What outlives runs another run may have been quicker to make.
+            check_usable(self.backend, self.group, wanted, volume)
             adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and not volume.tags.made_by(self.group)
             self.found[wanted.name] = (volume, adopted)
 
         missing = [(slot, v) for slot in self.plan.slots for v in slot.volumes if v.name not in self.found]
-        all_patiently(self.backend, missing, create)
+        # One first: of two runs that make the same group, the slower one stops there and has made none of it. Where it
+        # has to wait, all wait at the same time.
+        with suppress(RetryableError):
+            for item in [item for item in missing if item[1].scope is not Scope.RUN][:1]:
+                create(item)
+        all_patiently(self.backend, [item for item in missing if item[1].name not in self.found], create)
+
+    def _move(self, cause: BaseException, names: Collection[str]) -> None:
+        """Remove what was made in a zone without room, so that it can be made in another one."""
+        self.roll_back(cause, names)
+        moved = self.new.intersection(names)
+        there = [v for v in patiently(self.backend, self.backend.observe, self.group).volumes if v.name in moved]
+        if there:
+            raise VolumeConflict(
+                "another run is about to get it, while this one has no room beside it and wants another zone. It was "
+                "not touched. Clear create_volumes once that one is over",
+                backend=self.backend.name,
+                verb="create_volume",
+                resource=there[0].label,
+            ) from cause
 
     def _zones(self, full: Collection[str]) -> dict[int, str | None]:
         """Return where each rank's volumes go; a zone is looked for only when no volume of the plan has one yet.
@@ -124,7 +145,7 @@ class Creation:
 
         It is looked up again, because an answer may have been lost, and what was answered is removed even where
         the look-up does not show it yet. What a later try, or another run, has been handed meanwhile, while this one
-        hung, is in use.
+        hung, is in use. What outlives runs is taken first, so that nobody is handed it while it goes.
 
         Args:
             names: only these; everything new without them.
@@ -132,32 +153,23 @@ class Creation:
         Raises:
             LeakError: some could not be removed.
         """
-        backend, group = self.backend, self.group
         new = self.new if names is None else self.new.intersection(names)
-
-        def seen() -> list[Volume]:
-            volumes = patiently(backend, backend.observe, group).volumes
-            return [v for v in volumes if v.name in new and v.tags and v.tags.made_by(group)]
-
-        def ours(volume: Volume) -> bool:
-            tags = volume.tags
-            return tags is not None and tags.attempt in (0, self.generation) and tags.free_for(group)
-
-        def left() -> list[Volume]:
-            return [volume for volume in seen() if ours(volume)]
-
-        known = {v.id: v for v in self.made if v.name in new and v.tags and v.tags.made_by(group)}
-        known |= {volume.id: volume for volume in seen()}
+        mine = self._own(new, {volume.id: volume for volume in self.made if volume.name in new})
+        doomed, tried = self._taken(new, mine, cause)
 
         def delete(volume: Volume) -> None:
-            guard = Guard(owner=group.owner, key=volume.tags.key if volume.tags else group.key)
+            guard = Guard(owner=self.group.owner, key=volume.tags.key if volume.tags else self.group.key)
             try:
-                patiently(backend, backend.delete_volume, volume.id, guard)
+                patiently(self.backend, self.backend.delete_volume, volume.id, guard)
             except BackendError as exc:
                 cause.add_note(f"while rolling back {volume.label}: {exc}")
 
-        in_parallel(backend, filter(ours, known.values()), delete)
-        if not wait_until(backend, lambda: not left(), timeout_s=DELETED_TIMEOUT_S):
+        def left() -> list[Volume]:
+            still = self._own(new, {}).values()
+            return [v for v in still if v.id in tried or (v.tags and not outlives_runs(v.tags))]
+
+        in_parallel(self.backend, doomed, delete)
+        if not wait_until(self.backend, lambda: not left(), timeout_s=DELETED_TIMEOUT_S):
             labels = [volume.label for volume in left()]
             raise LeakError(
                 f"creating the volumes failed ({cause}), and these could not be removed again: {', '.join(labels)}. "
@@ -166,6 +178,36 @@ class Creation:
             ) from cause
         for name in new:
             self.found.pop(name, None)
+
+    def _own(self, names: Collection[str], known: Mapping[str, Volume]) -> dict[str, Volume]:
+        """Return by id what this call has made of these names and nobody was handed since.
+
+        Args:
+            known: what counts where a look does not show it.
+        """
+        there = {v.id: v for v in patiently(self.backend, self.backend.observe, self.group).volumes if v.name in names}
+
+        def own(tags: Tags | None) -> bool:
+            if tags is None or not tags.made_by(self.group) or not tags.free_for(self.group):
+                return False
+            return tags.attempt in (0, self.generation)
+
+        return {volume.id: volume for volume in {**known, **there}.values() if own(volume.tags)}
+
+    def _taken(
+        self, names: Collection[str], mine: Mapping[str, Volume], cause: BaseException
+    ) -> tuple[list[Volume], set[str]]:
+        """Take what outlives runs; return what may be deleted, and the ids of what is not left to another run."""
+        shared = [volume.id for volume in mine.values() if volume.tags and outlives_runs(volume.tags)]
+        if not shared:
+            return list(mine.values()), set(mine)
+        try:
+            take(self.backend, self.group, shared)
+        except BackendError as exc:
+            cause.add_note(f"while rolling back: {exc}")
+            others = shared if isinstance(exc, VolumeConflict) else []
+            return [volume for volume in mine.values() if volume.id not in shared], set(mine).difference(others)
+        return list(self._own(names, mine).values()), set(mine)
 
 
 def zone_of(slot: PlannedSlot, found: Found) -> str | None:

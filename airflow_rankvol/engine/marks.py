@@ -54,24 +54,67 @@ def hand_out(
 ) -> None:
     """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new.
 
-    Those that outlive runs are taken only from the user that was looked at: two runs may come at the same moment.
+    Those that outlive runs are taken first, all of them, and only from the user that was looked at: two runs may come
+    at the same moment. Who loses one has changed nothing but whose the others are.
 
     Args:
         found: every volume of the plan by name, with whether it is adopted.
         ids: those that are not adopted.
     """
-    claimed: dict[str | None, list[str]] = {}
-    for volume, adopted in found.values():
-        tags = volume.tags
-        shared = tags is not None and tags.scope != Scope.RUN
-        # Adopted ones that another run of this owner made carry our tags and can be claimed.
-        ours = tags is not None and (tags.owner, tags.key) == (group.owner, group.global_key)
-        if volume.id in ids or (adopted and ours):
-            claimed.setdefault(tags.used_by if tags and shared else None, []).append(volume.id)
-    user = {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
-    tags_of_now = {"rankvol:attempt": str(generation), "rankvol:collected": "", **user}
-    for held_by, volume_ids in claimed.items():
-        patiently(backend, backend.tag_volumes, volume_ids, tags_of_now, held_by=held_by)
+    # Adopted ones that another run of this owner made carry our tags, and can be marked, too.
+    handed = [v for v, adopted in found.values() if v.id in ids or (adopted and _is_owners(group, v.tags))]
+    shared = [(v.id, v.tags) for v in handed if v.tags and outlives_runs(v.tags)]
+    for held_by in sorted({tags.used_by for _, tags in shared}):
+        take(backend, group, [i for i, tags in shared if tags.used_by == held_by], held_by=held_by)
+    marks = {"rankvol:attempt": str(generation), "rankvol:collected": "", **_user(group)}
+    if handed:
+        patiently(backend, backend.tag_volumes, [volume.id for volume in handed], marks)
+
+
+def _is_owners(group: Group, tags: Tags | None) -> bool:
+    return tags is not None and (tags.owner, tags.key) == (group.owner, group.global_key)
+
+
+def take(backend: Backend, group: Group, ids: Sequence[str], *, held_by: str = "") -> None:
+    """Take volumes that outlive runs, so that no other run gets them from now on.
+
+    Args:
+        held_by: the key of the group that had them last; empty where nobody has them.
+
+    Raises:
+        VolumeConflict: another run was quicker with one of them, or it is gone.
+    """
+    patiently(backend, backend.tag_volumes, ids, _user(group), held_by=held_by)
+
+
+def check_usable(backend: Backend, group: Group, wanted: PlannedVolume, volume: Volume) -> None:
+    """Refuse what another run has made and no rank was ever given: it is blank, and only that run may format it.
+
+    Raises:
+        VolumeConflict: it is such a one; nothing of it was touched.
+    """
+    tags, template = volume.tags, wanted.template
+    if tags is None or not outlives_runs(tags) or not never_handed_out(tags) or tags.made_by(group):
+        return
+    if template.snapshot or template.image:
+        return
+    raise VolumeConflict(
+        f"run {tags.run} of DAG {tags.dag} has made it and no rank was given it yet, so it is blank, and only that run "
+        "may format it. It was not touched. If that run goes on, clear create_volumes when it has ended; else remove "
+        f"the volume with `rankvol reap --yes --name {volume.name}` first",
+        backend=backend.name,
+        verb="create_volume",
+        resource=volume.label,
+    )
+
+
+def outlives_runs(tags: Tags) -> bool:
+    """Say whether several runs may want the volume."""
+    return tags.scope != Scope.RUN
+
+
+def _user(group: Group) -> dict[str, str]:
+    return {"rankvol:used_by": group.key, "rankvol:used_dag": group.dag, "rankvol:used_run": group.run}
 
 
 def renew(backend: Backend, plan: Plan, found: Mapping[str, tuple[Volume, bool]]) -> None:

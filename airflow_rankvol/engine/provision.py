@@ -9,7 +9,7 @@ from datetime import timedelta
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.creation import EARLIER_TRIES, Creation, has_open_zone, zone_of
-from airflow_rankvol.engine.marks import check_claims, hand_out, never_handed_out, renew
+from airflow_rankvol.engine.marks import check_claims, check_usable, hand_out, never_handed_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -161,6 +161,7 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
     holder = observation.node(found.attached_to)
     if found.attached_to and not (holder and holder.tags and holder.tags.key == group.key):
         raise conflict(_held_elsewhere(backend, group, found.attached_to))
+    check_usable(backend, group, wanted, found)
     return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.made_by(group))
 
 

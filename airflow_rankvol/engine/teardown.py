@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import patiently
-from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out
+from airflow_rankvol.engine.calls import in_parallel, patiently
+from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out, outlives_runs, take
 from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
-from airflow_rankvol.errors import LeakError
+from airflow_rankvol.errors import BackendError, LeakError, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, Observation, Volume
+from airflow_rankvol.records import Group, Node, Observation, Tags, Volume
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 
@@ -126,7 +126,9 @@ class _Ending:
         nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=self.nodes_timeout_s)
         observation = patiently(backend, backend.observe, group)
         self._known |= {node.id for node in own} | {volume.id for volume in observation.volumes}
+        observation, lost = self._take_unused(observation, problems)
         doomed, kept = self._sorted_out(observation, wanted, {node.id for node in own})
+        doomed = [(volume, guard) for volume, guard in doomed if volume.id not in lost]
         stays = {item.id for item in kept} if self.sure else set()  # the next try has to have them, too
         give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
         deleted = delete_volumes(
@@ -135,6 +137,34 @@ class _Ending:
         if problems:
             raise leak(problems)
         return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
+
+    def _take_unused(self, observation: Observation, problems: dict[str, str]) -> tuple[Observation, set[str]]:
+        """Take what this run has made and nobody was handed, so that no other run gets it while it goes.
+
+        Returns:
+            What there is now, and the ids of what another run was quicker to get, or could not be taken.
+        """
+        backend, group = self.backend, self.group
+        lost: set[str] = set()
+
+        def attempt(volumes: Sequence[Volume]) -> None:
+            try:
+                take(backend, group, [volume.id for volume in volumes])
+            except VolumeConflict:
+                if len(volumes) == 1:
+                    lost.add(volumes[0].id)
+                    return
+                in_parallel(backend, [[volume] for volume in volumes], attempt)
+            except BackendError as exc:
+                lost.update(volume.id for volume in volumes)
+                problems.update((volume.label, str(exc)) for volume in volumes)
+
+        unused = [volume for volume in observation.volumes if volume.tags and _is_unused(group, volume.tags)]
+        if not unused:
+            return observation, lost
+        attempt(unused)
+        # One may have been handed out, used and given back since it was looked at.
+        return patiently(backend, backend.observe, group), lost
 
     def _own(self, observation: Observation) -> list[Node]:
         return [node for node in observation.nodes if node.tags and node.tags.key == self.group.key]
@@ -192,6 +222,11 @@ def _verdict(
     if is_collected(tags, group, collected):
         return guard
     return kept("its results were not collected")
+
+
+def _is_unused(group: Group, tags: Tags) -> bool:
+    """Say whether a volume that this run has made and others may want was given to nobody."""
+    return outlives_runs(tags) and tags.made_by(group) and never_handed_out(tags) and not tags.used_by
 
 
 def _is_of_others(group: Group, volume: Volume) -> bool:

@@ -80,6 +80,29 @@ def test_tags_are_set_and_others_stay(lab: Lab) -> None:
     until(lambda: sorted((v.tags for v in lab.see().volumes if v.tags), key=lambda t: t.rank) == wanted, "other tags")
 
 
+def test_a_claim_of_a_volume_that_is_gone_or_on_its_way_is_a_conflict(lab: Lab) -> None:
+    volume = lab.volume()
+    until(lambda: lab.see().volume(volume.id) is not None, "it is never listed")
+    lab.backend.delete_volume(volume.id, lab.guard)
+    with pytest.raises(VolumeConflict, match="gone, or being deleted"):
+        lab.backend.tag_volumes([volume.id], {"rankvol:used_by": lab.key}, held_by="")
+
+
+def test_a_claim_of_a_volume_that_another_run_has_is_a_conflict(lab: Lab) -> None:
+    volume = lab.volume()
+    until(lambda: lab.see().volume(volume.id) is not None, "it is never listed")
+    lab.backend.tag_volumes([volume.id], {"rankvol:used_by": lab.key}, held_by="")
+
+    def user() -> str:
+        seen = lab.see().volume(volume.id)
+        return seen.tags.used_by if seen and seen.tags else ""
+
+    until(lambda: user() == lab.key, "the claim does not show")
+    with pytest.raises(VolumeConflict, match="another run"):
+        lab.backend.tag_volumes([volume.id], {"rankvol:used_by": "another"}, held_by="")
+    assert user() == lab.key
+
+
 def test_list_owned_selects_by_owner_dag_and_run(lab: Lab) -> None:
     lab.volume()
     lab.other().volume(name="else")

@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 
-from airflow_rankvol.backends.base import VolumeRequest
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     NotReady,
-    QuotaExceeded,
     VolumeConflict,
 )
 from airflow_rankvol.plan import RunIdentity, make_plan
-from airflow_rankvol.records import Volume
 from airflow_rankvol.testing import FakeBackend
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -83,29 +80,6 @@ def test_a_name_that_two_volumes_have_is_not_adopted() -> None:
     ]
 
 
-def test_a_roll_back_leaves_what_another_run_was_handed_meanwhile() -> None:
-    """Both runs are at their first try; the volume outlives them."""
-    backend = FakeBackend()
-    template = {"scope": "dag"}
-    slow, quick = (
-        Rig(backend, a_plan(2, run="a", volume_template=template)),
-        Rig(backend, a_plan(1, run="b", volume_template=template)),
-    )
-    create, calls = backend.create_volume, []
-
-    def create_volume(request: VolumeRequest) -> Volume:
-        calls.append(request.name)
-        if len(calls) == 2:
-            quick.create()
-            raise QuotaExceeded("full")
-        return create(request)
-
-    backend.create_volume = create_volume  # type: ignore[method-assign]
-    with pytest.raises(QuotaExceeded):
-        slow.create()
-    assert [slot.volumes[0].id for slot in quick.slots] == [disk.id for disk in backend.volumes.values()]
-
-
 @pytest.mark.parametrize("scope", ["dag", "global"])
 def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -> None:
     backend = FakeBackend()
@@ -126,13 +100,11 @@ def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -
     assert provision(backend, second.plan, generation=1)  # and that of a run that has ended neither
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["new", "left by an earlier run"])
-def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes(there: bool) -> None:
+def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes() -> None:
     """Both have looked, and seen no claim; the one that marks first has them all."""
     backend = FakeBackend()
     template = {"scope": "dag"}
-    if there:
-        a_rig(2, backend=backend, run="earlier", volume_template=template).teardown()
+    a_rig(2, backend=backend, run="earlier", volume_template=template).teardown()
     slow, quick = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("slow", "quick"))
     tag_volumes = backend.tag_volumes
 

@@ -209,6 +209,18 @@ def test_half_a_claim_is_given_back(lab: Lab) -> None:
     assert [volume.tags and volume.tags.attempt for volume in lab.see().volumes] == [0, 0, 1]
 
 
+def test_a_claim_of_volumes_of_which_one_has_gone_is_a_conflict_and_gives_back_the_others(lab: Lab) -> None:
+    """This process still remembers it."""
+    ids = [lab.volume(rank).id for rank in range(3)]
+    process = lab.process()
+    process.observe(lab.group)
+    lab.double.rest().delete(f"zones/{ZONE}/disks/{ids[2].partition('/')[2]}")
+    lab.settle()
+    with pytest.raises(VolumeConflict, match="gone, or being deleted"):
+        process.tag_volumes(ids, claim("mine"), held_by="")
+    assert [volume.tags and volume.tags.used_by for volume in lab.see().volumes] == ["", ""]
+
+
 def test_a_foreign_volume_is_not_tagged(lab: Lab) -> None:
     foreign, ours = lab.foreign_disk("dataset"), lab.volume()
     with pytest.raises(NotOurs, match="never tagged"):

@@ -1,0 +1,233 @@
+"""Two runs want the same volumes at once, in any order: no result goes, nothing is left, and nobody is locked out."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from airflow_rankvol.backends.base import Guard, VolumeRequest
+from airflow_rankvol.engine.provision import provision
+from airflow_rankvol.engine.reap import RunState
+from airflow_rankvol.errors import AuthDenied, LeakError, QuotaExceeded, VolumeConflict
+from airflow_rankvol.records import Group, Observation, Volume
+from airflow_rankvol.testing import FakeBackend, FakeClock, SimulatedCrash
+
+from .engine_kit import Rig, a_plan
+from .turns import Turns
+
+RANKS = 3
+SCOPES = pytest.mark.parametrize("scope", ["dag", "global"])
+
+
+def a_run(backend: FakeBackend, run: str, scope: str) -> Rig:
+    return Rig(backend, a_plan(RANKS, run=run, volume_template={"scope": scope}))
+
+
+def right_before(backend: FakeBackend, verb: str, happens: Callable[[], object]) -> None:
+    """Let something happen between now and the next call of a verb, as late as can be."""
+    real = getattr(backend, verb)
+
+    def after_that(*args: Any, **kwargs: Any) -> Any:
+        setattr(backend, verb, real)
+        happens()
+        return real(*args, **kwargs)
+
+    setattr(backend, verb, after_that)
+
+
+def fail_to_create(rig: Rig) -> None:
+    """Let a run get all of its volumes but the last one."""
+    rig.backend.faults.fail("create_volume", QuotaExceeded, call=rig.backend.count("create_volume") + RANKS)
+    with pytest.raises(QuotaExceeded):
+        rig.create()
+
+
+def check_computes(rig: Rig) -> None:
+    """Compute on every rank: its volume is there, and one that is blank may be formatted."""
+    for slot in rig.slots:
+        disk = rig.backend.volumes[slot.volumes[0].name]
+        assert disk.id == slot.volumes[0].id
+        is_blank = not disk.marked
+        work = rig.begin(slot.rank)
+        assert rig.run(work).error is None
+        assert disk.record
+        (node,) = [node for node in rig.observe().nodes if node.tags and node.tags.rank == slot.rank]
+        (attachment,) = rig.backend.nodes[node.name].request.attachments
+        assert attachment.may_format or not is_blank
+
+
+def check_refuses(rig: Rig) -> None:
+    """Try to get volumes that another run has made and given to no rank."""
+    with pytest.raises(VolumeConflict, match=r"no rank was given it yet, .* only that run may format it"):
+        provision(rig.backend, rig.plan, generation=1)
+
+
+@SCOPES
+def test_what_is_rolled_back_no_other_run_gets_while_it_goes(scope: str) -> None:
+    backend = FakeBackend()
+    failing, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    right_before(backend, "tag_volumes", partial(check_refuses, quick))
+    fail_to_create(failing)
+    assert backend.is_empty
+    quick.create()
+    check_computes(quick)
+    assert failing.teardown().deleted == ()
+
+
+@SCOPES
+def test_what_a_teardown_deletes_no_other_run_gets_while_it_goes(scope: str) -> None:
+    backend = FakeBackend()
+    killed, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        killed.create()
+    backend.revive()
+    right_before(backend, "tag_volumes", partial(check_refuses, quick))
+    assert len(killed.teardown().deleted) == RANKS
+    quick.create()
+    check_computes(quick)
+    assert killed.teardown().deleted == ()
+
+
+@SCOPES
+def test_of_two_runs_that_make_the_same_group_the_slower_one_has_made_none_of_it(scope: str) -> None:
+    """The quicker one has made but one volume, which EC2 does not list yet."""
+    backend = FakeBackend()
+    quick, slow = a_run(backend, "a", scope), a_run(backend, "b", scope)
+
+    def another_run() -> None:
+        backend.faults.fail("create_volume", SimulatedCrash(), call=backend.count("create_volume") + 2)
+        with pytest.raises(SimulatedCrash):
+            quick.create()
+        backend.revive()
+
+    right_before(backend, "create_volume", another_run)
+    check_refuses(slow)
+    assert [disk.tags.run for disk in backend.volumes.values() if disk.tags] == ["a"]
+    quick.create(generation=2)
+    check_computes(quick)
+
+
+@SCOPES
+def test_a_run_whose_volumes_go_before_it_claims_them_fails_and_the_next_one_has_its_own(scope: str) -> None:
+    backend = FakeBackend()
+    earlier, late = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    earlier.create()
+    earlier.teardown()
+    assert len(backend.volumes) == RANKS
+
+    def somebody_removes_them() -> None:
+        for disk in list(backend.volumes.values()):
+            assert disk.tags
+            backend.delete_volume(disk.id, Guard(owner=disk.tags.owner, key=disk.tags.key))
+
+    right_before(backend, "tag_volumes", somebody_removes_them)
+    with pytest.raises(VolumeConflict, match="it is gone, or being deleted"):
+        provision(backend, late.plan, generation=1)
+    backend.clock.sleep(60)
+    assert backend.is_empty
+    late.create(generation=2)
+    check_computes(late)
+
+
+@SCOPES
+def test_what_a_killed_run_has_made_goes_by_name_and_then_the_next_one_has_its_own(scope: str) -> None:
+    """Its teardown was killed, too."""
+    backend = FakeBackend()
+    killed, next_one = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        killed.create()
+    backend.revive()
+    check_refuses(next_one)
+    assert len(backend.volumes) == RANKS
+    next_one.reap(RunState.ENDED, names=frozenset(backend.volumes))
+    assert backend.is_empty
+    next_one.create()
+    check_computes(next_one)
+
+
+def test_what_cannot_be_taken_is_named_as_a_leak() -> None:
+    backend = FakeBackend()
+    rig = a_run(backend, "a", "dag")
+    backend.faults.fail("tag_volumes", AuthDenied, times=math.inf)
+    with pytest.raises(LeakError) as caught:
+        rig.create()
+    assert len(caught.value.resources) == len(backend.volumes) == RANKS
+    with pytest.raises(LeakError):
+        rig.teardown()
+    assert len(backend.volumes) == RANKS
+
+
+class TakesTurns(FakeBackend):
+    """A cloud whose callers wait for a while before each call, and which marks one volume after the other.
+
+    As on Compute Engine, a claim that loses one volume gives back those that it has got.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.turns = Turns(FakeClock())
+        super().__init__(clock=self.turns)
+        self._random = random.Random(seed)
+
+    def _wait(self) -> None:
+        self.turns.sleep(self._random.choice([0, 0, 1, 5, 40]))
+
+    def observe(self, group: Group) -> Observation:
+        self._wait()
+        return super().observe(group)
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        self._wait()
+        return super().create_volume(request)
+
+    def delete_volume(self, volume_id: str, guard: Guard) -> None:
+        self._wait()
+        super().delete_volume(volume_id, guard)
+
+    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        done: list[tuple[str, dict[str, str]]] = []
+        try:
+            for volume_id in sorted(volume_ids):
+                self._wait()
+                disk = self._world.disks.get(volume_id)
+                before = disk.tags.to_dict() if disk and disk.tags else {}
+                super().tag_volumes([volume_id], tags, held_by=held_by)
+                done.append((volume_id, {name: before[name] for name in tags if name in before}))
+        except VolumeConflict:
+            for volume_id, old in done:
+                super().tag_volumes([volume_id], old)
+            raise
+
+
+def whole_run(rig: Rig, living: set[str]) -> bool:
+    """Do what the tasks of a run do; return whether it got its volumes."""
+    run = rig.group.run
+    living.add(run)
+    try:
+        rig.slots = provision(rig.backend, rig.plan, generation=1, handout=run * 8, lives=lambda _, run: run in living)
+    except VolumeConflict:
+        got = False
+    else:
+        check_computes(rig)
+        got = True
+    rig.teardown()
+    if got:
+        assert all(rig.backend.volumes[slot.volumes[0].name].record for slot in rig.slots)
+    living.discard(run)
+    return got
+
+
+@SCOPES
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_the_order_a_run_has_all_of_its_volumes_to_its_end_or_none(seed: int, scope: str) -> None:
+    backend, living = TakesTurns(seed), set[str]()
+    runs = [partial(whole_run, a_run(backend, run, scope), living) for run in ("a", "b")]
+    got = backend.turns.run(*runs)
+    assert [bool(disk.record) for disk in backend.volumes.values()] == ([True] * RANKS if any(got) else [])
+    assert backend.turns.run(partial(whole_run, a_run(backend, "c", scope), living)) == [True]
