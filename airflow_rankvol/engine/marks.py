@@ -101,7 +101,7 @@ def check_usable(backend: Backend, group: Group, wanted: PlannedVolume, volume: 
     raise VolumeConflict(
         f"run {tags.run} of DAG {tags.dag} has made it and no rank was given it yet, so it is blank, and only that run "
         "may format it. It was not touched. If that run goes on, clear create_volumes when it has ended; else remove "
-        f"the volume with `rankvol reap --yes --name {volume.name}` first",
+        "the volume with `rankvol reap --yes` first",
         backend=backend.name,
         verb="create_volume",
         resource=volume.label,

@@ -225,13 +225,20 @@ def _judge_volume(
         return verdict(False, "younger than asked for")
     if volume.name in rules.names:
         return verdict(True, "named")
-    if tags.scope != Scope.RUN:
-        return verdict(False, f"scope {tags.scope}: goes only when named")
-    if tags.reclaim in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT):
-        return verdict(False, f"reclaim policy {tags.reclaim}: goes only when named")
+    if state is RunState.ENDED and never_handed_out(tags) and not rules.expired_only:
+        return verdict(True, "its run has ended before any rank could use it")
+    on_purpose = _kept_on_purpose(tags)
+    if on_purpose:
+        return verdict(False, f"{on_purpose}: goes only when named")
     if _expired(tags, now):
         return verdict(True, f"expired {tags.expiry}")
     return _judge_unexpired(volume, tags, state, unfinished, rules)
+
+
+def _kept_on_purpose(tags: Tags) -> str:
+    if tags.scope != Scope.RUN:
+        return f"scope {tags.scope}"
+    return f"reclaim policy {tags.reclaim}" if tags.reclaim in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT) else ""
 
 
 def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
@@ -252,8 +259,6 @@ def _judge_unexpired(
         return Finding("volume", volume, state, False, f"expires {tags.expiry}")
     if tags.collected:
         return goes(" and its results were collected")
-    if never_handed_out(tags):
-        return goes(" before any rank could use it")
     if tags.reclaim == ReclaimPolicy.DELETE_ALWAYS:
         return goes("; reclaim policy delete_always")
     mates = () if tags.kept else unfinished(tags)

@@ -141,14 +141,17 @@ def test_an_expired_volume_that_an_unexpired_node_holds_stays() -> None:
     assert list(rig.backend.volumes) == [rig.slots[0].volumes[0].name]
 
 
-def test_volumes_that_no_rank_could_use_go_with_their_run() -> None:
+@pytest.mark.parametrize("template", [{}, {"scope": "dag"}, {"scope": "global"}, {"reclaim": "retain"}], ids=str)
+def test_volumes_that_no_rank_could_use_go_with_their_run(template: dict[str, str]) -> None:
+    """Whatever their scope and policy: they hold nothing, and other runs may not format them."""
     backend = FakeBackend()
     backend.faults.fail("create_volume", SimulatedCrash(), when="after", call=2)
-    rig = a_rig(3, backend=backend, created=False)
+    rig = a_rig(3, backend=backend, created=False, volume_template=template)
     with pytest.raises(SimulatedCrash):
         rig.create()
     backend.revive()
-    assert rig.reap(RunState.UNKNOWN) == ([], {})
+    for state, rules in ((RunState.LIVE, {}), (RunState.UNKNOWN, {}), (RunState.ENDED, {"expired_only": True})):
+        assert rig.reap(state, **rules) == ([], {})
     rig.reap(RunState.ENDED)
     assert backend.is_empty
 
