@@ -194,12 +194,12 @@ class Volumes:
         """Undo half a claim: put back what the volumes carried before, while they carry what was just set."""
         for raw in claimed:
             before = our_tags(raw)
-            now = self.get(id_of(raw), "tag_volumes")
-            found = our_tags(now) if now else None
-            if now is None or before is None or found is None or found.used_by != tags.get(f"{TAG_PREFIX}used_by"):
-                continue
-            old = before.to_dict()
             with suppress(BackendError):  # the end of this run frees what stays claimed
+                now = self.get(id_of(raw), "tag_volumes")
+                found = our_tags(now) if now else None
+                if now is None or before is None or found is None or found.used_by != tags.get(f"{TAG_PREFIX}used_by"):
+                    continue
+                old = before.to_dict()
                 self._tag(now, {name: old[name] for name in tags}, None)
 
     def _holds(self, volume_id: str, node_id: str) -> bool:

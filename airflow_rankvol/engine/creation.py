@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from airflow_rankvol.backends.base import Backend, Guard, VolumeRequest
 from airflow_rankvol.engine.calls import all_patiently, in_parallel, patiently, wait_until
-from airflow_rankvol.engine.marks import check_usable, end_tags, outlives_runs, take
+from airflow_rankvol.engine.marks import check_usable, end_tags, outlives_runs, take_each
 from airflow_rankvol.errors import BackendError, LeakError, NoCapacity, RetryableError, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
 from airflow_rankvol.records import Group, Tags, Volume
@@ -91,7 +91,7 @@ class Creation:
             volume = ask(request)
             self.made.append(volume)
             # What outlives runs another run may have been quicker to make.
-            check_usable(self.backend, self.group, wanted, volume)
+            check_usable(self.backend, self.group, volume)
             adopted = wanted.scope is Scope.GLOBAL and volume.tags is not None and not volume.tags.made_by(self.group)
             self.found[wanted.name] = (volume, adopted)
 
@@ -155,7 +155,7 @@ class Creation:
         """
         new = self.new if names is None else self.new.intersection(names)
         mine = self._own(new, {volume.id: volume for volume in self.made if volume.name in new})
-        doomed, tried = self._taken(new, mine, cause)
+        doomed, others = self._taken(new, mine, cause)
 
         def delete(volume: Volume) -> None:
             guard = Guard(owner=self.group.owner, key=volume.tags.key if volume.tags else self.group.key)
@@ -164,13 +164,14 @@ class Creation:
             except BackendError as exc:
                 cause.add_note(f"while rolling back {volume.label}: {exc}")
 
-        def left() -> list[Volume]:
-            still = self._own(new, {}).values()
-            return [v for v in still if v.id in tried or (v.tags and not outlives_runs(v.tags))]
+        labels: list[str] = []
+
+        def gone() -> bool:
+            labels[:] = [volume.label for volume in self._own(new, {}).values() if volume.id not in others]
+            return not labels
 
         in_parallel(self.backend, doomed, delete)
-        if not wait_until(self.backend, lambda: not left(), timeout_s=DELETED_TIMEOUT_S):
-            labels = [volume.label for volume in left()]
+        if not wait_until(self.backend, gone, timeout_s=DELETED_TIMEOUT_S):
             raise LeakError(
                 f"creating the volumes failed ({cause}), and these could not be removed again: {', '.join(labels)}. "
                 "Remove them with `rankvol reap`",
@@ -178,6 +179,7 @@ class Creation:
             ) from cause
         for name in new:
             self.found.pop(name, None)
+        self.made[:] = [volume for volume in self.made if volume.name not in new]
 
     def _own(self, names: Collection[str], known: Mapping[str, Volume]) -> dict[str, Volume]:
         """Return by id what this call has made of these names and nobody was handed since.
@@ -197,17 +199,16 @@ class Creation:
     def _taken(
         self, names: Collection[str], mine: Mapping[str, Volume], cause: BaseException
     ) -> tuple[list[Volume], set[str]]:
-        """Take what outlives runs; return what may be deleted, and the ids of what is not left to another run."""
-        shared = [volume.id for volume in mine.values() if volume.tags and outlives_runs(volume.tags)]
+        """Take what outlives runs; return what may be deleted, and the ids of what is gone or another run's by now."""
+        shared = [volume for volume in mine.values() if outlives_runs(volume)]
         if not shared:
-            return list(mine.values()), set(mine)
-        try:
-            take(self.backend, self.group, shared)
-        except BackendError as exc:
-            cause.add_note(f"while rolling back: {exc}")
-            others = shared if isinstance(exc, VolumeConflict) else []
-            return [volume for volume in mine.values() if volume.id not in shared], set(mine).difference(others)
-        return list(self._own(names, mine).values()), set(mine)
+            return list(mine.values()), set()
+        problems: dict[str, str] = {}
+        taken, others = take_each(self.backend, self.group, shared, problems)
+        for label, why in problems.items():
+            cause.add_note(f"while rolling back {label}: {why}")
+        still = self._own(names, mine).values()
+        return [volume for volume in still if volume.id in taken or not outlives_runs(volume)], others
 
 
 def zone_of(slot: PlannedSlot, found: Found) -> str | None:

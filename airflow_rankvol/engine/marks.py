@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
 from airflow_rankvol.backends.base import Backend
-from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.calls import in_parallel, patiently
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedVolume
 from airflow_rankvol.records import Group, Observation, Tags, Volume, to_iso
@@ -49,54 +49,100 @@ def check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], live
             )
 
 
-def hand_out(
-    backend: Backend, group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str], generation: int
-) -> None:
-    """Mark the volumes as given to this run's ranks, and as not collected: what comes now is new.
+def claim(backend: Backend, group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str]) -> None:
+    """Take the volumes that outlive runs, all of them, and only from the user that was looked at.
 
-    Those that outlive runs are taken first, all of them, and only from the user that was looked at: two runs may come
-    at the same moment. Who loses one has changed nothing but whose the others are.
+    Two runs may come at the same moment. Who loses one has changed nothing but whose the others are.
 
     Args:
         found: every volume of the plan by name, with whether it is adopted.
         ids: those that are not adopted.
+
+    Raises:
+        VolumeConflict: another run was quicker with one of them, or it is gone.
     """
-    # Adopted ones that another run of this owner made carry our tags, and can be marked, too.
-    handed = [v for v, adopted in found.values() if v.id in ids or (adopted and _is_owners(group, v.tags))]
-    shared = [(v.id, v.tags) for v in handed if v.tags and outlives_runs(v.tags)]
-    for held_by in sorted({tags.used_by for _, tags in shared}):
-        take(backend, group, [i for i, tags in shared if tags.used_by == held_by], held_by=held_by)
+    shared = [volume for volume in _handed(group, found, ids) if outlives_runs(volume)]
+    for held_by in sorted({_used_by(volume) for volume in shared}):
+        same = [volume.id for volume in shared if _used_by(volume) == held_by]
+        patiently(backend, backend.tag_volumes, same, _user(group), held_by=held_by)
+
+
+def hand_out(
+    backend: Backend, group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str], generation: int
+) -> None:
+    """Mark claimed volumes as given to this run's ranks, and as not collected: what comes now is new.
+
+    Args:
+        found, ids: as ``claim`` has them.
+
+    Raises:
+        VolumeConflict: one is gone, or this run's no more.
+    """
+    handed = _handed(group, found, ids)
     marks = {"rankvol:attempt": str(generation), "rankvol:collected": "", **_user(group)}
-    if handed:
-        patiently(backend, backend.tag_volumes, [volume.id for volume in handed], marks)
+    shared = [volume.id for volume in handed if outlives_runs(volume)]
+    own = [volume.id for volume in handed if not outlives_runs(volume)]
+    for volume_ids, held_by in ((shared, group.key), (own, "")):
+        if volume_ids:
+            patiently(backend, backend.tag_volumes, volume_ids, marks, held_by=held_by)
+
+
+def _handed(group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str]) -> list[Volume]:
+    # Adopted ones that another run of this owner made carry our tags, and can be marked, too.
+    return [v for v, adopted in found.values() if v.id in ids or (adopted and _is_owners(group, v.tags))]
 
 
 def _is_owners(group: Group, tags: Tags | None) -> bool:
     return tags is not None and (tags.owner, tags.key) == (group.owner, group.global_key)
 
 
-def take(backend: Backend, group: Group, ids: Sequence[str], *, held_by: str = "") -> None:
-    """Take volumes that outlive runs, so that no other run gets them from now on.
+def take_each(
+    backend: Backend, user: Group | str, volumes: Sequence[Volume], problems: dict[str, str]
+) -> tuple[set[str], set[str]]:
+    """Take volumes that outlive runs, each by itself where not all can be had, before they are deleted.
+
+    So no run is handed one while it goes, and none goes that a run was handed since it was looked at.
 
     Args:
-        held_by: the key of the group that had them last; empty where nobody has them.
+        user: the group that takes them, or another name for who does.
+        problems: what could not be taken for another reason than that it is gone, or somebody else's, by label.
 
-    Raises:
-        VolumeConflict: another run was quicker with one of them, or it is gone.
+    Returns:
+        The ids of those that were taken, and of those that are gone or somebody else's.
     """
-    patiently(backend, backend.tag_volumes, ids, _user(group), held_by=held_by)
+    taken, lost = set[str](), set[str]()
+    tags = _user(user) if isinstance(user, Group) else {"rankvol:used_by": user}
+
+    def attempt(some: Sequence[Volume]) -> None:
+        ids = {volume.id for volume in some}
+        try:
+            patiently(backend, backend.tag_volumes, sorted(ids), tags, held_by=_used_by(some[0]))
+            taken.update(ids)
+        except BackendError as exc:
+            if len(some) > 1:
+                in_parallel(backend, [[volume] for volume in some], attempt)
+            elif isinstance(exc, VolumeConflict):
+                lost.update(ids)
+            else:
+                problems[some[0].label] = str(exc)
+
+    for held_by in sorted(set(map(_used_by, volumes))):
+        attempt([volume for volume in volumes if _used_by(volume) == held_by])
+    return taken, lost
 
 
-def check_usable(backend: Backend, group: Group, wanted: PlannedVolume, volume: Volume) -> None:
+def _used_by(volume: Volume) -> str:
+    return volume.tags.used_by if volume.tags else ""
+
+
+def check_usable(backend: Backend, group: Group, volume: Volume) -> None:
     """Refuse what another run has made and no rank was ever given: it is blank, and only that run may format it.
 
     Raises:
         VolumeConflict: it is such a one; nothing of it was touched.
     """
-    tags, template = volume.tags, wanted.template
-    if tags is None or not outlives_runs(tags) or not never_handed_out(tags) or tags.made_by(group):
-        return
-    if template.snapshot or template.image:
+    tags = volume.tags
+    if tags is None or tags.made_by(group) or not (outlives_runs(volume) and volume.blank and never_handed_out(tags)):
         return
     raise VolumeConflict(
         f"run {tags.run} of DAG {tags.dag} has made it and no rank was given it yet, so it is blank, and only that run "
@@ -108,9 +154,9 @@ def check_usable(backend: Backend, group: Group, wanted: PlannedVolume, volume: 
     )
 
 
-def outlives_runs(tags: Tags) -> bool:
-    """Say whether several runs may want the volume."""
-    return tags.scope != Scope.RUN
+def outlives_runs(volume: Volume) -> bool:
+    """Say whether several runs may want a volume of ours."""
+    return volume.tags is not None and volume.tags.scope != Scope.RUN
 
 
 def _user(group: Group) -> dict[str, str]:

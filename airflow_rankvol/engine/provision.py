@@ -9,7 +9,7 @@ from datetime import timedelta
 from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.creation import EARLIER_TRIES, Creation, has_open_zone, zone_of
-from airflow_rankvol.engine.marks import check_claims, check_usable, hand_out, never_handed_out, renew
+from airflow_rankvol.engine.marks import check_claims, check_usable, claim, hand_out, never_handed_out, renew
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
@@ -56,9 +56,9 @@ def provision(
         slots = [replace(_slot(slot, found), handout=handout) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         _verify_available(backend, group, ids, NEW_S if _is_any_new(found) else 0.0)
-        check_claims(
-            backend, group, [volume for volume, _ in found.values()], lives
-        )  # another run may have been quicker
+        # Another run may have been quicker.
+        check_claims(backend, group, [volume for volume, _ in found.values()], lives)
+        claim(backend, group, found, ids)
         renew(backend, plan, {name: item for name, item in found.items() if name not in new})
         hand_out(backend, group, found, ids, generation)
     except BaseException as exc:
@@ -161,7 +161,7 @@ def _check(backend: Backend, group: Group, wanted: PlannedVolume, found: Volume,
     holder = observation.node(found.attached_to)
     if found.attached_to and not (holder and holder.tags and holder.tags.key == group.key):
         raise conflict(_held_elsewhere(backend, group, found.attached_to))
-    check_usable(backend, group, wanted, found)
+    check_usable(backend, group, found)
     return wanted.scope is Scope.GLOBAL and not (ours and found.tags and found.tags.made_by(group))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from airflow_rankvol.backends.base import Backend, Guard
-from airflow_rankvol.engine.calls import in_parallel, patiently
-from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out, outlives_runs, take
+from airflow_rankvol.engine.calls import patiently
+from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, never_handed_out, outlives_runs, take_each
 from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
-from airflow_rankvol.errors import BackendError, LeakError, VolumeConflict
+from airflow_rankvol.errors import LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, Observation, Tags, Volume
+from airflow_rankvol.records import Group, Node, Observation, Volume
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 
@@ -144,27 +144,12 @@ class _Ending:
         Returns:
             What there is now, and the ids of what another run was quicker to get, or could not be taken.
         """
-        backend, group = self.backend, self.group
-        lost: set[str] = set()
-
-        def attempt(volumes: Sequence[Volume]) -> None:
-            try:
-                take(backend, group, [volume.id for volume in volumes])
-            except VolumeConflict:
-                if len(volumes) == 1:
-                    lost.add(volumes[0].id)
-                    return
-                in_parallel(backend, [[volume] for volume in volumes], attempt)
-            except BackendError as exc:
-                lost.update(volume.id for volume in volumes)
-                problems.update((volume.label, str(exc)) for volume in volumes)
-
-        unused = [volume for volume in observation.volumes if volume.tags and _is_unused(group, volume.tags)]
+        unused = [volume for volume in observation.volumes if _is_unused(self.group, volume)]
         if not unused:
-            return observation, lost
-        attempt(unused)
+            return observation, set()
+        taken, _ = take_each(self.backend, self.group, unused, problems)
         # One may have been handed out, used and given back since it was looked at.
-        return patiently(backend, backend.observe, group), lost
+        return patiently(self.backend, self.backend.observe, self.group), {volume.id for volume in unused} - taken
 
     def _own(self, observation: Observation) -> list[Node]:
         return [node for node in observation.nodes if node.tags and node.tags.key == self.group.key]
@@ -224,9 +209,10 @@ def _verdict(
     return kept("its results were not collected")
 
 
-def _is_unused(group: Group, tags: Tags) -> bool:
+def _is_unused(group: Group, volume: Volume) -> bool:
     """Say whether a volume that this run has made and others may want was given to nobody."""
-    return outlives_runs(tags) and tags.made_by(group) and never_handed_out(tags) and not tags.used_by
+    tags = volume.tags
+    return outlives_runs(volume) and tags is not None and tags.made_by(group) and never_handed_out(tags)
 
 
 def _is_of_others(group: Group, volume: Volume) -> bool:

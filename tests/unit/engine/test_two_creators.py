@@ -13,8 +13,10 @@ import pytest
 from airflow_rankvol.backends.base import Guard, VolumeRequest
 from airflow_rankvol.engine.provision import provision
 from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.errors import AuthDenied, LeakError, QuotaExceeded, VolumeConflict
+from airflow_rankvol.engine.teardown import teardown
+from airflow_rankvol.errors import AuthDenied, LeakError, NoCapacity, QuotaExceeded, VolumeConflict
 from airflow_rankvol.records import Group, Observation, Volume
+from airflow_rankvol.spec.templates import NodeTemplate
 from airflow_rankvol.testing import FakeBackend, FakeClock, SimulatedCrash
 
 from .engine_kit import Rig, a_plan
@@ -38,6 +40,12 @@ def right_before(backend: FakeBackend, verb: str, happens: Callable[[], object])
         return real(*args, **kwargs)
 
     setattr(backend, verb, after_that)
+
+
+def remove(backend: FakeBackend, *disks: Any) -> None:
+    """Delete volumes, as somebody else does."""
+    for disk in disks:
+        backend.delete_volume(disk.id, Guard(owner=disk.tags.owner, key=disk.tags.key))
 
 
 def fail_to_create(rig: Rig) -> None:
@@ -121,12 +129,7 @@ def test_a_run_whose_volumes_go_before_it_claims_them_fails_and_the_next_one_has
     earlier.teardown()
     assert len(backend.volumes) == RANKS
 
-    def somebody_removes_them() -> None:
-        for disk in list(backend.volumes.values()):
-            assert disk.tags
-            backend.delete_volume(disk.id, Guard(owner=disk.tags.owner, key=disk.tags.key))
-
-    right_before(backend, "tag_volumes", somebody_removes_them)
+    right_before(backend, "tag_volumes", lambda: remove(backend, *backend.volumes.values()))
     with pytest.raises(VolumeConflict, match="it is gone, or being deleted"):
         provision(backend, late.plan, generation=1)
     backend.clock.sleep(60)
@@ -150,6 +153,132 @@ def test_what_a_killed_run_has_made_goes_by_name_and_then_the_next_one_has_its_o
     assert backend.is_empty
     next_one.create()
     check_computes(next_one)
+
+
+@SCOPES
+def test_a_roll_back_removes_the_others_although_one_is_gone(scope: str) -> None:
+    """Somebody has removed it by hand."""
+    backend = FakeBackend()
+    rig = a_run(backend, "a", scope)
+
+    def somebody_removes_one() -> None:
+        remove(backend, *list(backend.volumes.values())[:1])
+        backend.clock.sleep(60)
+
+    right_before(backend, "tag_volumes", somebody_removes_one)
+    fail_to_create(rig)
+    assert backend.is_empty
+
+
+@SCOPES
+def test_a_teardown_deletes_the_others_although_one_cannot_be_taken(scope: str) -> None:
+    backend = FakeBackend()
+    killed = a_run(backend, "a", scope)
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        killed.create()
+    backend.revive()
+    ids = [disk.id for disk in backend.volumes.values()]
+    tag_volumes = backend.tag_volumes
+
+    def refused(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        if ids[1] in volume_ids:
+            raise AuthDenied("no right to tag it")
+        tag_volumes(volume_ids, tags, held_by=held_by)
+
+    backend.tag_volumes = refused  # type: ignore[method-assign]
+    with pytest.raises(LeakError) as caught:
+        killed.teardown()
+    assert len(caught.value.resources) == 1
+    assert [disk.id for disk in backend.volumes.values()] == [ids[1]]
+
+
+@SCOPES
+def test_a_run_that_loses_changes_nothing_of_what_it_does_not_get(scope: str) -> None:
+    """Neither the policy by which the other one's teardown goes, even without a plan."""
+    backend = FakeBackend()
+    earlier, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    earlier.create()
+    check_computes(earlier)
+    earlier.teardown()
+    slow = Rig(backend, a_plan(RANKS, run="c", volume_template={"scope": scope, "reclaim": "delete_always"}))
+
+    def another_run() -> None:
+        quick.create()
+        check_computes(quick)
+
+    right_before(backend, "tag_volumes", another_run)
+    with pytest.raises(VolumeConflict):
+        provision(backend, slow.plan, generation=1)
+    assert teardown(backend, quick.group, None, collected=[]).deleted == ()
+    assert len(backend.volumes) == RANKS
+
+
+@SCOPES
+def test_a_reaper_leaves_what_a_run_was_handed_after_its_look(scope: str) -> None:
+    backend = FakeBackend()
+    earlier, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
+    earlier.create()
+    check_computes(earlier)
+    earlier.teardown()
+    right_before(backend, "tag_volumes", quick.create)
+    _, problems = earlier.reap(RunState.ENDED, names=frozenset(backend.volumes))
+    assert problems == {}
+    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
+    quick.teardown()
+    earlier.reap(RunState.ENDED, names=frozenset(backend.volumes))
+    assert backend.is_empty
+
+
+@pytest.mark.parametrize("scope", ["run", "dag", "global"])
+def test_create_does_not_succeed_with_volumes_that_go_before_they_are_marked(scope: str) -> None:
+    """As when an earlier try, which hung, rolls back what it had made."""
+    backend = FakeBackend()
+    rig = a_run(backend, "a", scope)
+    tag_volumes = backend.tag_volumes
+
+    def late(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        if "rankvol:attempt" in tags:
+            backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
+            remove(backend, *backend.volumes.values())
+        tag_volumes(volume_ids, tags, held_by=held_by)
+
+    backend.tag_volumes = late  # type: ignore[method-assign]
+    with pytest.raises(VolumeConflict, match="it is gone, or being deleted"):
+        provision(backend, rig.plan, generation=2)
+
+
+class WithRoom(FakeBackend):
+    """A cloud each of whose zones has room for so many volumes."""
+
+    def __init__(self, **room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        there = [d for d in self._world.disks.values() if d.zone == request.zone and d.gone_at is None]
+        if len([disk for disk in there if disk.name != request.name]) >= self._room[request.zone or ""]:
+            self.faults.fail("create_volume", NoCapacity)
+        return super().create_volume(request)
+
+
+@pytest.mark.parametrize("scope", ["run", "dag", "global"])
+def test_volumes_move_as_often_as_there_are_zones(scope: str) -> None:
+    """What was made in a zone, and removed again for want of room beside it, is in nobody's way."""
+    fields: dict[str, Any] = {
+        "volumes": ["a-${NODE_RANK}:/a", "b-${NODE_RANK}:/b"],
+        "volume_template": {"scope": scope},
+    }
+    zones = NodeTemplate(zones=("a", "b", "c"))
+    backend = WithRoom(a=1, b=1, c=2)
+    rig = Rig(backend, a_plan(1, node=zones, **fields))
+    rig.create()
+    assert {disk.zone for disk in backend.volumes.values()} == {"c"}
+
+    backend = WithRoom(a=1, b=1, c=1)
+    with pytest.raises(NoCapacity):
+        Rig(backend, a_plan(1, node=zones, **fields)).create()
+    assert backend.is_empty
 
 
 def test_what_cannot_be_taken_is_named_as_a_leak() -> None:
