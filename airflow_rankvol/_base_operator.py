@@ -17,7 +17,7 @@ from airflow_rankvol.backends.base import Backend, Selector
 from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.engine.work import group_of, group_of_identity
 from airflow_rankvol.errors import ConfigError, FinalError
-from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner
+from airflow_rankvol.hooks import DEFAULT_CONN_ID, get_backend, get_owner, where_of
 from airflow_rankvol.links import GroupOnPage, Shown
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import Group
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-#: Under it PlanRankVolumes pushes the name of the backend that it planned on.
+#: Under it PlanRankVolumes and CreateRankVolumes push where they work.
 PLANNED_KEY = "backend"
 
 JOB_FIELDS = (
@@ -98,8 +98,9 @@ class RankJobOperator(TellsLineage, BaseOperator):
         destination, collect: where gather copies files to, and the globs that say which.
         conn_id: connection whose type picks the backend.
         volume_group: name of the group; default: the task group that the task lies in.
-        planned_on: ``plan.output["backend"]``, the backend that the job was planned for. Given it, a task works on no
-            other one: a connection that has changed or gone meanwhile would let it look for its volumes elsewhere.
+        planned_on: ``plan.output["backend"]``, where the job was planned: a backend, and a region, project or
+            directory. Given it, a task works nowhere else: a connection that has changed or gone meanwhile would let it
+            look for its volumes there.
     """
 
     template_fields: Sequence[str] = (*JOB_FIELDS, "conn_id", "volume_group")
@@ -163,7 +164,7 @@ class RankJobOperator(TellsLineage, BaseOperator):
             ConfigError: the connection or (when checked) the job is wrong.
         """
         backend = get_backend(self.conn_id)
-        self._check_backend(backend.name, context)
+        self._check_backend(backend, context)
         ti = context["ti"]
         identity = RunIdentity(
             owner=get_owner(self.conn_id, backend),
@@ -177,12 +178,17 @@ class RankJobOperator(TellsLineage, BaseOperator):
             raise ConfigError(problem)
         return RankVolumes(backend=backend, identity=identity, valid_job=job, problem=problem)
 
-    def _check_backend(self, found: str, context: Context) -> None:
-        planned = resolved(self.planned_on, context)
-        if planned not in (None, found):
+    def planned(self, context: Context) -> Any:
+        """Return where the job was planned, or None where that is not known."""
+        return resolved(self.planned_on, context)
+
+    def _check_backend(self, backend: Backend, context: Context) -> None:
+        planned = self.planned(context)
+        if planned is not None and planned != where_of(backend):
             raise ConfigError(
-                f"connection {self.conn_id!r} leads to {found} now, but this run was planned on {planned}, where its "
-                "volumes and nodes are. Nothing was done; let the connection lead there again, and clear this task"
+                f"connection {self.conn_id!r} leads to {where_of(backend)} now, but this run was planned on {planned}, "
+                "where its volumes and nodes are. Nothing was done; let the connection lead there again, and clear "
+                "this task. For volumes elsewhere, start another run"
             )
 
     def read_files(self) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from airflow_rankvol._reaping import (
 )
 from airflow_rankvol.engine.reap import ReapRules, RunState, RunStateOf
 from airflow_rankvol.errors import ConfigError, RankVolError
+from airflow_rankvol.hooks import DEFAULT_CONN_ID, LOCAL_TYPE, is_defined
 
 # The columns of the table of `ls`; JSON and YAML have every field.
 _LS_COLUMNS = (
@@ -75,12 +76,22 @@ def places(args: argparse.Namespace, airflow: AirflowDatabase) -> list[Place]:
     with airflow.connections():
         for conn_id in dict.fromkeys(conn_ids):
             try:
+                _check_known(conn_id, airflow)
                 found.append(place_of(conn_id, owner=args.owner, dag=args.dag, run=args.run))
             except ConfigError as exc:
                 why = airflow.problem
                 hint = f" (Airflow's database could not be asked for it: {why})" if why else ""
                 raise ConfigError(f"{exc}{hint}") from exc
     return found
+
+
+def _check_known(conn_id: str, airflow: AirflowDatabase) -> None:
+    """Raise ConfigError where the default connection may be defined in a database that does not answer."""
+    if airflow.failure and conn_id == DEFAULT_CONN_ID and not is_defined(conn_id):
+        raise ConfigError(
+            f"connection {conn_id!r} is not defined here, and may be in Airflow's database. To look at this machine's "
+            f'own volumes, define it as AIRFLOW_CONN_{conn_id.upper()}=\'{{"conn_type": "{LOCAL_TYPE}"}}\''
+        )
 
 
 def _complain(what: str) -> None:

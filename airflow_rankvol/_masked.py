@@ -69,7 +69,7 @@ def _check(value: Any, where: str, name: str | None) -> None:
     if name is not None and _redacted("any", name) != "any":
         raise ConfigError(
             f"{where}: found a value that Airflow masks as a secret for its name's sake; it would stand in the node's "
-            f"user data in clear. If it is none, give it another name. {_SECRET_ENV}"
+            f"user data in clear. If it is none, give it another name, or write it into a command. {_SECRET_ENV}"
         )
 
 

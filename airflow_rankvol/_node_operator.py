@@ -11,7 +11,7 @@ from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
 from airflow_rankvol._node_log import NodeLog, mask_lines, secrets_of
 from airflow_rankvol.engine.loop import Line, launch, wait
 from airflow_rankvol.engine.step import stop_own
-from airflow_rankvol.hooks import get_backend
+from airflow_rankvol.hooks import get_backend, where_of
 from airflow_rankvol.links import Shown
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class NodeOperator(RankJobOperator):
             seen: what was just observed, for the first of them.
         """
         backend = volumes.backend
+        mask_lines(launcher)
         self._running = (backend, works)
         self.shown = Shown(backend, tuple(volume_id for work in works for volume_id in work.volume_ids))
         for work in works:
@@ -62,14 +63,15 @@ class NodeOperator(RankJobOperator):
                         stop_own(backend, other)
                 return [failed]
         if not deferrable:
-            mask_lines(launcher)
             line = Line(self.conn_id, self._reopen, self.log.warning)
             with closing(NodeLog(self.log, works)) as shown:
                 return wait(backend, works, shown.of, line)
         from airflow_rankvol.triggers import RankTrigger
 
         first, *parts = [work.to_dict() for work in works]
-        trigger = RankTrigger(self.conn_id, first, list(succeeded), parts, masked=secrets_of(launcher))
+        trigger = RankTrigger(
+            self.conn_id, first, list(succeeded), parts, masked=secrets_of(launcher), where=where_of(backend)
+        )
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError  # not reached: defer() raises
 
@@ -77,9 +79,11 @@ class NodeOperator(RankJobOperator):
         if self.shown:
             self.shown = replace(self.shown, node_ids=(*self.shown.node_ids, node.id))
 
-    def _reopen(self) -> Backend:
-        """Return the backend by what the connection says now."""
+    def _reopen(self) -> Backend | None:
+        """Return the backend by what the connection says now; None where that is another place."""
         backend = get_backend(self.conn_id)
+        if self._running and where_of(backend) != where_of(self._running[0]):
+            return None
         if self._running:
             self._running = (backend, self._running[1])
         return backend

@@ -5,6 +5,7 @@ It runs in the API server, which may do that; what a user may see of it is decid
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,8 @@ from sqlalchemy import func, select
 
 from airflow_rankvol._runs import BUSY_STATES
 from airflow_rankvol.engine.reap import RunState
+
+log = logging.getLogger(__name__)
 
 #: A rank job's tasks by the class of their operator, as ``task_instance.operator`` holds it.
 STEPS = {
@@ -140,7 +143,8 @@ def run_groups(
         rows = [row for row in rows if (row[0], row[1]) in wanted]
         known = {(row[0], row[1], row[2]) for row in rows}
         fields = _fields(session, known)
-        fields |= _declared(session, {task for task in known if not fields.get(task, {}).get("volume_group")})
+        declared = _declared(session, {task for task in known if not fields.get(task, {}).get("volume_group")})
+        fields |= {task: {**values, **fields.get(task, {})} for task, values in declared.items()}
     return _grouped(rows, fields)
 
 
@@ -169,15 +173,23 @@ def _fields(session: Any, tasks: Collection[Where]) -> dict[Where, Mapping[str, 
     return {(dag, run, task): values or {} for dag, run, task, values in session.execute(query)}
 
 
+def _dag(session: Any, dag_id: str) -> Any:
+    from airflow.models.dagbag import DBDagBag
+
+    try:
+        return DBDagBag(load_op_links=False).get_latest_version_of_dag(dag_id, session=session)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the page shows the other DAGs
+        log.warning("DAG %s cannot be read: %s", dag_id, exc)
+        return None
+
+
 def _declared(session: Any, tasks: Collection[Where]) -> dict[Where, Mapping[str, Any]]:
     """Return such fields as their DAGs have them: of a task that has not begun, or long ago, none are kept.
 
     A template in them says nothing without its run.
     """
-    from airflow.models.dagbag import DBDagBag
-
-    bag, found = DBDagBag(load_op_links=False), dict[Where, Mapping[str, Any]]()
-    dags = {dag_id: bag.get_latest_version_of_dag(dag_id, session=session) for dag_id in {dag for dag, _, _ in tasks}}
+    found = dict[Where, Mapping[str, Any]]()
+    dags = {dag_id: _dag(session, dag_id) for dag_id in {dag for dag, _, _ in tasks}}
     for dag_id, run, task_id in tasks:
         dag = dags[dag_id]
         if dag is None or not dag.has_task(task_id):

@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import XComArg
 
 from airflow_rankvol._plain import not_plain
-from airflow_rankvol._shipping import RUNNER, check_function, module_source, runner
+from airflow_rankvol._shipping import RUN_COMMAND, RUNNER, check_function, module_source, runner
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.spec.contents import data_url
 from airflow_rankvol.taskgroup import RankJobGroup, rank_job
@@ -19,8 +19,6 @@ from airflow_rankvol.taskgroup import RankJobGroup, rank_job
 #: Parameters that get their values on the node.
 INJECTED = ("rank", "nodes", "volume")
 
-# RANKVOL_PYTHON is the interpreter of a local node's creator; clouds have their image's.
-_COMMAND = f'"${{RANKVOL_PYTHON:-python3}}" -u {RUNNER}'
 _PLAIN_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -64,7 +62,7 @@ class RankTask:
         }
         fields = {"group_id": name, "add_suffix_on_collision": True, "tooltip": _summary(self.function), **self._fields}
         fields["files"] = {**(fields.get("files") or {}), **ours}
-        return rank_job(commands=[_COMMAND], **fields)
+        return rank_job(commands=[RUN_COMMAND], **fields)
 
     def override(self, **fields: Any) -> RankTask:
         """Return the same function with other fields, such as ``group_id`` or ``nodes``."""

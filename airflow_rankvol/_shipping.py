@@ -21,6 +21,8 @@ from airflow_rankvol.spec.contents import data_url
 
 #: Where a node finds what calls the function.
 RUNNER = "_rankvol/run.py"
+#: What runs it. RANKVOL_PYTHON is the interpreter of a local node's creator; clouds have their image's.
+RUN_COMMAND = f'"${{RANKVOL_PYTHON:-python3}}" -u {RUNNER}'
 
 # What every module has of its own; that of the DAG file means nothing elsewhere.
 _OF_MODULES = frozenset({"__builtins__", "__doc__", "__file__", "__name__", "__package__", "__spec__"})

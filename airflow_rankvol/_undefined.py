@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from airflow_rankvol.errors import NotReady
+from airflow_rankvol.errors import ConfigError, NotReady
 
 T = TypeVar("T")
 
@@ -53,21 +53,29 @@ def check_undefined(conn_id: str) -> None:
     """Return if the connection is not defined anywhere; to be called when Airflow has not found it.
 
     Raises:
+        ConfigError: it is defined in the environment, wrongly.
         NotReady: somebody who may know it did not answer, or has answered now.
     """
     from airflow.sdk.execution_time.secrets import ExecutionAPISecretsBackend
     from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+    from airflow.secrets.environment_variables import EnvironmentVariablesBackend
 
     for secrets in ensure_secrets_backend_loaded():
         name = type(secrets).__name__
         try:
             is_api = isinstance(secrets, ExecutionAPISecretsBackend)
             found = _is_known_to_api(conn_id) if is_api else secrets.get_connection(conn_id=conn_id)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is no word that nobody knows the connection
+            kind = type(exc).__name__  # its text may hold what it could not read
+            if isinstance(secrets, EnvironmentVariablesBackend):
+                raise ConfigError(
+                    f"connection {conn_id!r} is defined in the environment, but cannot be read ({kind}); expected a "
+                    """URI with special characters as %XX, or JSON as in {"conn_type": "aws"}"""
+                ) from None
             raise NotReady(
-                f"connection {conn_id!r} was not found, but {name} failed when it was asked ({type(exc).__name__}: "
-                f"{exc}), so it may be defined. Nothing was done; try again once it answers"
-            ) from exc
+                f"connection {conn_id!r} was not found, but {name} failed when it was asked ({kind}), so it may be "
+                "defined. Nothing was done; try again once it answers"
+            ) from None
         if found:
             raise NotReady(
                 f"connection {conn_id!r} was not found, but {name} knows it now. Nothing was done; try again"

@@ -154,6 +154,11 @@ def get_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     return backend_of(_settings(conn_id))
 
 
+def where_of(backend: Backend) -> str:
+    """Return where a backend's volumes and nodes are: its name, with the region, project or directory, if it tells."""
+    return f"{backend.name} {getattr(backend, 'where', '')}".strip()
+
+
 async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     """Return the backend of a connection from inside the triggerer's event loop.
 
@@ -167,6 +172,17 @@ async def aget_backend(conn_id: str = DEFAULT_CONN_ID) -> Backend:
     settings = _settings_of(conn_id, connection, await connection.aextra_dejson())
     # In a thread: importing a cloud's SDK takes a second, and nothing else moves in the loop meanwhile.
     return await asyncio.to_thread(backend_of, settings)
+
+
+def is_defined(conn_id: str) -> bool:
+    """Say whether Airflow finds a connection."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return False
+    return True
 
 
 def get_owner(conn_id: str, backend: Backend) -> str:

@@ -13,7 +13,7 @@ from airflow_rankvol._masked import check_files, check_texts, check_values
 from airflow_rankvol._node_operator import NodeOperator
 from airflow_rankvol._reap_operator import ReapRankVolumes
 from airflow_rankvol._runs import settled_state
-from airflow_rankvol._shipping import is_runner
+from airflow_rankvol._shipping import RUN_COMMAND, is_runner
 from airflow_rankvol.engine.calls import patiently
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.provision import provision
@@ -23,6 +23,7 @@ from airflow_rankvol.engine.step import choose_attempt
 from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.engine.work import Work, group_of
 from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.hooks import where_of
 from airflow_rankvol.links import GroupOnPage, NodeInConsole, Shown, VolumesInConsole
 from airflow_rankvol.records import Role, Slot
 
@@ -49,7 +50,7 @@ class PlanRankVolumes(RankJobOperator):
 
     Returns:
         A list of slots in rank order: ``{"rank", "nodes", "zone", "volumes": [{"name", "path", "size_gib", "type"}]}``.
-        ``output["backend"]`` is the name of the backend, such as ``aws``: ``planned_on`` of the other operators.
+        ``output["backend"]`` is where it planned, such as ``aws eu-central-1``: ``planned_on`` of the other operators.
 
     Raises:
         AirflowFailException: the request cannot work as written, or the backend refuses it.
@@ -67,7 +68,7 @@ class PlanRankVolumes(RankJobOperator):
                 raise ConfigError("commands: found none; expected at least one command that every rank runs")
             if volumes.backend.platform != "local":
                 check_values("env", plan.job.env)
-                check_texts("commands", plan.job.commands)
+                check_texts("commands", [command for command in plan.job.commands if command != RUN_COMMAND])
                 check_texts("gather", plan.job.gather)
                 theirs = {name: what for name, what in (self.files or {}).items() if not is_runner(name, what)}
                 check_files(theirs)
@@ -75,7 +76,7 @@ class PlanRankVolumes(RankJobOperator):
             check_scripts(volumes.backend, plan, files)
         self.log.info("%s", plan.describe())
         self._sweep(context, volumes)
-        context["ti"].xcom_push(PLANNED_KEY, volumes.backend.name)
+        context["ti"].xcom_push(PLANNED_KEY, where_of(volumes.backend))
         return plan.to_slots()
 
     def _sweep(self, context: Context, volumes: RankVolumes) -> None:
@@ -127,6 +128,7 @@ class CreateRankVolumes(RankJobOperator):
                 volumes.backend, plan, generation=ti.try_number, handout=_handout_of(str(ti.id)), lives=lives
             )
         self.shown = Shown(volumes.backend, tuple(volume.id for slot in slots for volume in slot.volumes))
+        ti.xcom_push(PLANNED_KEY, where_of(volumes.backend))  # for a plan that is cleared: it stays there till then
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
             self.log.info("Rank %d: %s volume %s (%s)", rank, how, volume.name, volume.id)
@@ -217,6 +219,16 @@ class DeleteRankVolumes(RankJobOperator):
     def __init__(self, *, collected: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.collected = collected  # not templated: a gather that failed has pushed nothing
+        self._problem: Exception | None = None
+
+    def planned(self, context: Context) -> Any:
+        """Return where the job was planned; when that cannot be read, nodes are ended all the same, volumes stay."""
+        try:
+            return super().planned(context)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the nodes are ended first
+            self.log.warning("Could not ask where the job was planned: %s", exc)
+            self._problem = exc
+            return None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove nodes, then volumes, and verify that each is gone."""
@@ -227,12 +239,12 @@ class DeleteRankVolumes(RankJobOperator):
         except ConfigError as exc:
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
-        problem: Exception | None = None
         try:
             collected = self._collected(context)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the nodes are ended first
             self.log.warning("Could not ask what gather has collected: %s", exc)
-            collected, problem = [], exc
+            collected, self._problem = [], exc
+        problem = self._problem
         report = teardown(volumes.backend, group, plan, collected=collected, sure=problem is None)
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
         for kept in report.kept:

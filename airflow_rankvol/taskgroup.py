@@ -104,6 +104,7 @@ def rank_job(
         plan = PlanRankVolumes(task_id="plan", **job)
         job["planned_on"] = XComArg(plan, key=PLANNED_KEY)
         create = CreateRankVolumes(task_id="create_volumes", slots=plan.output, **job)
+        plan.planned_on = XComArg(create, key=PLANNED_KEY)  # what an earlier try of this run has created is there
         everyone = {"slots": create.output} if rendezvous else {}
         ranks = RunRank.partial(
             task_id="run_rank", deferrable=deferrable, **everyone, **job, **dict(rank_args or {})

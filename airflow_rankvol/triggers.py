@@ -17,10 +17,11 @@ from airflow_rankvol.engine.loop import Watch
 from airflow_rankvol.engine.patience import Patience
 from airflow_rankvol.engine.step import Outcome, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import AuthDenied, BackendError, RetryableError
-from airflow_rankvol.hooks import aget_backend
+from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, RetryableError
+from airflow_rankvol.hooks import aget_backend, where_of
 
 if TYPE_CHECKING:
+    from airflow_rankvol.backends.base import Backend
     from airflow_rankvol.engine.follow import Screen
 
 
@@ -37,6 +38,7 @@ class RankTrigger(BaseTrigger):
         parts: where several nodes share the gathering, the work of the others.
         masked: what Airflow masked in the task and a node may print. Airflow keeps a trigger's fields encrypted, and
             shows them to nobody.
+        where: where the node is (``hooks.where_of``); empty in triggers of before that was known.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RankTrigger(BaseTrigger):
         succeeded: list[int] | None = None,
         parts: list[dict[str, Any]] | None = None,
         masked: list[str] | None = None,
+        where: str = "",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is not annotated
         self.conn_id = conn_id
@@ -53,10 +56,11 @@ class RankTrigger(BaseTrigger):
         self.succeeded = succeeded or []
         self.parts = parts or []
         self.masked = masked or []
+        self.where = where
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return everything that another triggerer needs to go on."""
-        names = ("conn_id", "work", "succeeded", "parts", "masked")
+        names = ("conn_id", "work", "succeeded", "parts", "masked", "where")
         fields = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", fields
 
@@ -113,7 +117,7 @@ class RankTrigger(BaseTrigger):
         works = self._works()
         whole = replace(works[0], slots=tuple(slot for work in works for slot in work.slots))
         try:
-            await in_thread(mark_collected, await aget_backend(self.conn_id), whole, ranks)
+            await in_thread(mark_collected, await self._open(), whole, ranks)
         except BackendError as exc:
             self.log.warning("The result is stored, but its volumes could not be marked as collected: %s", exc)
 
@@ -125,7 +129,7 @@ class RankTrigger(BaseTrigger):
             await amask_secret(secret)
 
     async def _wait(self, work: Work, screen: Screen) -> Outcome:
-        observer = observer_of(self.conn_id, work.group, partial(aget_backend, self.conn_id))
+        observer = observer_of(self.conn_id, work.group, self._open)
         watch = Watch(await observer.backend(), work, screen)
         patience = Patience(work, self.conn_id)
         while True:
@@ -143,6 +147,18 @@ class RankTrigger(BaseTrigger):
             patience.recover()
             if outcome:
                 return outcome
+
+    async def _open(self) -> Backend:
+        """Return the backend, unless the connection leads elsewhere now: there is no node of ours.
+
+        Raises:
+            NotReady: it does.
+        """
+        backend = await aget_backend(self.conn_id)
+        where = await in_thread(where_of, backend) if self.where else ""
+        if where != self.where:
+            raise NotReady(f"connection {self.conn_id!r} leads to {where} now, but the node is on {self.where}")
+        return backend
 
     def _works(self) -> list[Work]:
         return [Work.from_dict(work) for work in (self.work, *self.parts)]
@@ -165,7 +181,7 @@ class RankTrigger(BaseTrigger):
         if await self._still_waits():
             self.log.info("Another triggerer waits for this task now: its node is left alone")
             return
-        backend = await aget_backend(self.conn_id)
+        backend = await self._open()
         for work in self._works():
             node = await in_thread(stop_own, backend, work)
             if node:

@@ -78,6 +78,11 @@ class AwsBackend:
     def default_owner(self) -> None:
         """Return None: an account has many users, so the owner has to be configured."""
 
+    @property
+    def where(self) -> str:
+        """The region."""
+        return self.ec2.clients.region
+
     def check(self, plan: Plan) -> None:
         """Refuse what this account and region cannot do; creates nothing."""
         from airflow_rankvol.backends._aws_check import check

@@ -83,6 +83,11 @@ class GcpBackend:
     def default_owner(self) -> None:
         """Return None: a project has many users, so the owner has to be configured."""
 
+    @property
+    def where(self) -> str:
+        """The project's id."""
+        return self.gce.project
+
     def check(self, plan: Plan) -> None:
         """Refuse what this project cannot do; creates nothing."""
         from airflow_rankvol.backends._gcp_check import check

@@ -87,6 +87,11 @@ class LocalBackend:
         """Return an owner that stands for the state directory."""
         return f"local-{hashlib.sha256(os.fsencode(self.state_dir.resolve())).hexdigest()[:12]}"
 
+    @property
+    def where(self) -> str:
+        """The state directory."""
+        return str(self.state_dir)
+
     def check(self, plan: Plan) -> None:
         """Refuse what this machine cannot do, or would do differently from what was asked."""
         from airflow_rankvol.backends._local_check import check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,7 +238,29 @@ def test_no_teardown_works_on_another_backend_than_plan_did(bench: DagBench, mon
         bench.clear(run, "delete_volumes", downstream=False)
         failed = bench.resume(run)
     assert failed.states()["delete_volumes"] == "failed"
-    assert "leads to aws now, but this run was planned on local" in failed.log
+    assert "leads to aws us-east-1 now, but this run was planned on local /" in failed.log
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+@pytest.mark.parametrize("change", ["another backend", "another directory"])
+def test_a_cleared_rank_is_not_planned_anew_elsewhere(
+    bench: DagBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    """It takes plan with it, and the other ranks' volumes would stay where nobody looks."""
+    run = bench.run(bench.job(nodes=2, commands=["[ $NODE_RANK = 0 ]"]))
+    with monkeypatch.context() as changed:
+        elsewhere = {"conn_type": "rankvol_local", "extra": {"state_dir": str(tmp_path / "other")}}
+        if change == "another backend":
+            elsewhere = {"conn_type": "aws", "extra": {"region_name": "us-east-1", "owner": "team-a"}}
+        changed.setenv("AIRFLOW_CONN_RANKVOL_DEFAULT", json.dumps(elsewhere))
+        bench.clear(run, "run_rank[1]")
+        failed = bench.resume(run)
+    assert failed.states()["plan"] == "failed"
+    assert "now, but this run was planned on local /" in failed.log
+    assert len(bench.left(run.dag).volumes) == 2
+    bench.clear(run, "plan")
+    bench.resume(run)
+    assert run.states()["plan"] == "success"
 
 
 def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: DagBench) -> None:
