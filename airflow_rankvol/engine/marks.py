@@ -76,13 +76,14 @@ def hand_out(
         found, ids: as ``claim`` has them.
 
     Raises:
-        VolumeConflict: one is gone, or this run's no more.
+        VolumeConflict: one that outlives runs is gone, or this run's no more.
     """
     handed = _handed(group, found, ids)
     marks = {"rankvol:attempt": str(generation), "rankvol:collected": "", **_user(group)}
     shared = [volume.id for volume in handed if outlives_runs(volume)]
     own = [volume.id for volume in handed if not outlives_runs(volume)]
-    for volume_ids, held_by in ((shared, group.key), (own, "")):
+    # A claim costs two looks on EC2. What is this run's alone nobody else takes.
+    for volume_ids, held_by in ((shared, group.key), (own, None)):
         if volume_ids:
             patiently(backend, backend.tag_volumes, volume_ids, marks, held_by=held_by)
 

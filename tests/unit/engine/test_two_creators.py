@@ -230,7 +230,7 @@ def test_a_reaper_leaves_what_a_run_was_handed_after_its_look(scope: str) -> Non
     assert backend.is_empty
 
 
-@pytest.mark.parametrize("scope", ["run", "dag", "global"])
+@SCOPES
 def test_create_does_not_succeed_with_volumes_that_go_before_they_are_marked(scope: str) -> None:
     """As when an earlier try, which hung, rolls back what it had made."""
     backend = FakeBackend()

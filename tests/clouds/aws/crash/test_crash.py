@@ -17,7 +17,7 @@ class TestOnEc2(CrashTests):
     calls = MappingProxyType(
         {
             "CreateVolume": 4, "CreateTags": 2, "RunInstances": 5, "AttachVolume": 8, "GetConsoleOutput": 5,
-            "DeleteVolume": 4, "DescribeInstances": 25, "DescribeVolumes": 25, "DescribeInstanceTypes": 5,
+            "DeleteVolume": 4, "DescribeInstances": 24, "DescribeVolumes": 24, "DescribeInstanceTypes": 5,
             "GetParameter": 5, "DescribeImages": 5,
         }
     )  # fmt: skip
