@@ -144,7 +144,8 @@ def run_groups(
         known = {(row[0], row[1], row[2]) for row in rows}
         fields = _fields(session, known)
         declared = _declared(session, {task for task in known if not fields.get(task, {}).get("volume_group")})
-        fields |= {task: {**values, **fields.get(task, {})} for task, values in declared.items()}
+        for task, values in declared.items():
+            fields[task] = {**values, **{name: value for name, value in fields.get(task, {}).items() if value}}
     return _grouped(rows, fields)
 
 

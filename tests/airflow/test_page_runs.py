@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.utils.session import create_session
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from airflow_rankvol import _page_runs as runs
 from airflow_rankvol._page_groups import Found, merge, summary, visible
@@ -74,6 +75,28 @@ def test_a_job_is_one_group_before_its_tasks_begin_and_after_airflow_has_forgott
     for job in found.values():
         assert set(job.steps) == {"plan", "create", "ranks", "gather", "delete"}
     bench.time_out(waiting)
+
+
+def test_a_dag_that_cannot_be_read_hides_no_other_and_what_was_rendered_counts(
+    ended: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tasks without a group of their own the fields that they had in their DAG file are asked for as well."""
+    tasks = RenderedTaskInstanceFields.run_id == ended.run_id
+    with create_session() as session:
+        for row in session.scalars(select(RenderedTaskInstanceFields).where(tasks)):
+            session.execute(
+                update(RenderedTaskInstanceFields)
+                .where(tasks, RenderedTaskInstanceFields.task_id == row.task_id)
+                .values(rendered_fields={**row.rendered_fields, "volume_group": "", "conn_id": "rendered"})
+            )
+    where = (ended.dag.dag_id, ended.run_id, "by hand")
+    assert {key: job.conn_id for key, job in runs.run_groups({ended.dag.dag_id}).items()} == {where: "rendered"}
+
+    def unreadable(*_args: Any, **_how: Any) -> Any:
+        raise RuntimeError("its timetable is not registered")
+
+    monkeypatch.setattr(DBDagBag, "get_latest_version_of_dag", unreadable)
+    assert {key[2] for key in runs.run_groups({ended.dag.dag_id})} == {"plan", "create", "rank", "gather", "delete"}
 
 
 def test_an_ended_run_is_told_by_its_tasks_and_by_what_it_left(ended: Run) -> None:

@@ -90,6 +90,20 @@ def test_ls_goes_on_and_shows_runs_as_unknown(cloud: Cloud, capsys: pytest.Captu
     assert "Airflow's database cannot be asked which runs live (DatabaseError" in answer.err
 
 
+@pytest.mark.usefixtures("broken", "cloud")
+@pytest.mark.parametrize("arguments", [["ls"], ["reap", "--yes", "--without-airflow"]])
+def test_a_default_connection_that_may_be_in_the_database_is_not_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """A "0 removed" would be a word on volumes that nobody has looked at."""
+    monkeypatch.delenv("AIRFLOW_CONN_RANKVOL_DEFAULT")
+    assert main(arguments) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert "'rankvol_default' is not defined here, and may be in Airflow's database" in answer.err
+    assert "AIRFLOW_CONN_RANKVOL_DEFAULT=" in answer.err
+
+
 @pytest.mark.parametrize("flag", [[], ["--without-airflow"]])
 @pytest.mark.parametrize("answers", [0, 1, 2])
 def test_a_database_that_fails_on_the_way_ends_the_removal(

@@ -7,17 +7,22 @@ import traceback
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from airflow.sdk import DAG, XComArg
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import supervisor, task_runner
 from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, GetConnection
 from airflow.secrets import BaseSecretsBackend
 
-from airflow_rankvol import _undefined
+from airflow_rankvol import _undefined, operators
+from airflow_rankvol.engine.teardown import TeardownReport
 from airflow_rankvol.errors import ConfigError, NotReady
 from airflow_rankvol.hooks import aget_backend, get_backend, get_owner
-from airflow_rankvol.operators import DeleteRankVolumes, RunRank
+from airflow_rankvol.operators import DeleteRankVolumes, PlanRankVolumes, RunRank
+from airflow_rankvol.testing import FakeBackend
+from airflow_rankvol.triggers import RankTrigger
 
 NOTHING: dict[str, Any] = dict.fromkeys(("host", "schema", "login", "password", "port"))
 LOCAL = ConnectionResult(conn_id="rankvol_default", conn_type="rankvol_local", extra='{"owner": "team-a"}', **NOTHING)
@@ -131,3 +136,38 @@ def test_no_task_works_on_another_backend_than_the_plan(answers: Any, operator: 
     task = operator(task_id="a_task", volume_group="job", planned_on="aws", **more, **FIELDS)
     with pytest.raises(Exception, match=r"'rankvol_default' leads to local /.* now, but .* planned on aws"):
         task.execute({})
+
+
+def test_a_teardown_that_cannot_ask_where_it_was_planned_ends_nodes_and_deletes_no_volume(
+    answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(LOCAL)
+    sure: list[bool] = []
+
+    def teardown(*_args: Any, **how: Any) -> TeardownReport:
+        sure.append(how["sure"])
+        return TeardownReport((), (), ())
+
+    monkeypatch.setattr(operators, "teardown", teardown)
+    ti = Mock(dag_id="dag", run_id="run", map_index=-1)
+    ti.xcom_pull.side_effect = ConnectionError("the store is down")
+    with DAG("dag"):
+        plan = PlanRankVolumes(task_id="plan", volume_group="job", **FIELDS)
+        where = XComArg(plan, key="backend")
+        task = DeleteRankVolumes(task_id="delete_volumes", volume_group="job", planned_on=where, collected=[], **FIELDS)
+    with pytest.raises(ConnectionError, match="the store is down"):
+        task.execute({"ti": ti})
+    assert sure == [False]
+
+
+def test_who_reads_its_connection_anew_goes_over_to_no_other_backend(
+    answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while somebody deletes the connection and adds it again, with new credentials."""
+    answers(UNDEFINED)
+    task = RunRank(task_id="a_task", volume_group="job", slot={}, **FIELDS)
+    monkeypatch.setattr(task, "_running", (FakeBackend(), []))
+    assert task._reopen() is None
+    with pytest.raises(NotReady, match=r"leads to local /.* now, but the node is on fake"):
+        asyncio.run(RankTrigger("rankvol_default", {}, where="fake")._open())
+    assert asyncio.run(RankTrigger("rankvol_default", {})._open()).name == "local"  # one of before that was known
