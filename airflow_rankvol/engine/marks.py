@@ -61,9 +61,7 @@ def claim(backend: Backend, group: Group, found: Mapping[str, tuple[Volume, bool
     Raises:
         VolumeConflict: another run was quicker with one of them, or it is gone.
     """
-    shared = [volume for volume in _handed(group, found, ids) if outlives_runs(volume)]
-    for held_by in sorted({_used_by(volume) for volume in shared}):
-        same = [volume.id for volume in shared if _used_by(volume) == held_by]
+    for held_by, same in _shared(_handed(group, found, ids)).items():
         patiently(backend, backend.tag_volumes, same, _user(group), held_by=held_by)
 
 
@@ -80,17 +78,27 @@ def hand_out(
     """
     handed = _handed(group, found, ids)
     marks = {"rankvol:attempt": str(generation), "rankvol:collected": "", **_user(group)}
-    shared = [volume.id for volume in handed if outlives_runs(volume)]
+    # Once more from the user before: EC2 may not show yet whose it is now.
+    for held_by, same in _shared(handed).items():
+        patiently(backend, backend.tag_volumes, same, marks, held_by=held_by)
+    # That costs two looks on EC2. What is this run's alone nobody else takes.
     own = [volume.id for volume in handed if not outlives_runs(volume)]
-    # A claim costs two looks on EC2. What is this run's alone nobody else takes.
-    for volume_ids, held_by in ((shared, group.key), (own, None)):
-        if volume_ids:
-            patiently(backend, backend.tag_volumes, volume_ids, marks, held_by=held_by)
+    if own:
+        patiently(backend, backend.tag_volumes, own, marks)
 
 
 def _handed(group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str]) -> list[Volume]:
     # Adopted ones that another run of this owner made carry our tags, and can be marked, too.
     return [v for v, adopted in found.values() if v.id in ids or (adopted and _is_owners(group, v.tags))]
+
+
+def _shared(volumes: Sequence[Volume]) -> dict[str, list[str]]:
+    """Return the ids of those that outlive runs, by whose they were when they were looked at."""
+    found: dict[str, list[str]] = {}
+    for volume in volumes:
+        if outlives_runs(volume):
+            found.setdefault(_used_by(volume), []).append(volume.id)
+    return dict(sorted(found.items()))
 
 
 def _is_owners(group: Group, tags: Tags | None) -> bool:

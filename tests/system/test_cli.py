@@ -168,6 +168,10 @@ def test_a_database_that_fails_is_no_word_that_a_run_has_ended(home: Home, datab
     home.python(MAKE_VOLUMES, json.dumps({"live": "1s"}))
     down = Home(home.path)
     down.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+    if code == 1:  # the default connection might be defined there
+        nobody_knows = down.rankvol("ls")
+        assert (nobody_knows.returncode, nobody_knows.stdout) == (2, ""), nobody_knows.stderr
+    down.env["AIRFLOW_CONN_RANKVOL_DEFAULT"] = json.dumps({"conn_type": "rankvol_local"})
     for arguments in (["--yes"], ["--yes", "--run", "live"]):
         refused = down.rankvol("reap", *arguments)
         assert (refused.returncode, refused.stdout) == (code, ""), refused.stderr
