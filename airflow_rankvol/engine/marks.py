@@ -106,26 +106,24 @@ def _is_owners(group: Group, tags: Tags | None) -> bool:
 
 
 def take_each(
-    backend: Backend, user: Group | str, volumes: Sequence[Volume], problems: dict[str, str]
+    backend: Backend, group: Group, volumes: Sequence[Volume], problems: dict[str, str]
 ) -> tuple[set[str], set[str]]:
     """Take volumes that outlive runs, each by itself where not all can be had, before they are deleted.
 
     So no run is handed one while it goes, and none goes that a run was handed since it was looked at.
 
     Args:
-        user: the group that takes them, or another name for who does.
         problems: what could not be taken for another reason than that it is gone, or somebody else's, by label.
 
     Returns:
         The ids of those that were taken, and of those that are gone or somebody else's.
     """
     taken, lost = set[str](), set[str]()
-    tags = _user(user) if isinstance(user, Group) else {"rankvol:used_by": user}
 
     def attempt(some: Sequence[Volume]) -> None:
         ids = {volume.id for volume in some}
         try:
-            patiently(backend, backend.tag_volumes, sorted(ids), tags, held_by=_used_by(some[0]))
+            patiently(backend, backend.tag_volumes, sorted(ids), _user(group), held_by=_used_by(some[0]))
             taken.update(ids)
         except BackendError as exc:
             if len(some) > 1:

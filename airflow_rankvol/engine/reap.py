@@ -11,14 +11,11 @@ from functools import cache
 
 from airflow_rankvol.backends.base import Backend, Guard, Selector
 from airflow_rankvol.engine.calls import patiently
-from airflow_rankvol.engine.marks import never_handed_out, outlives_runs, take_each
+from airflow_rankvol.engine.marks import never_handed_out
 from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
 from airflow_rankvol.errors import BackendError, VolumeBusy
 from airflow_rankvol.records import Node, Observation, Role, Tags, Volume, from_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
-
-#: Whose a volume that outlives runs is while it is reaped.
-REAPER = "reaper"
 
 
 class RunState(StrEnum):
@@ -146,9 +143,6 @@ def reap(
         for finding, volume in volumes
         if volume.id in same and _still_goes(backend, finding, asked, problems)
     ]
-    shared = [volume for volume, _ in doomed if outlives_runs(volume)]
-    taken, _ = take_each(backend, REAPER, shared, problems)
-    doomed = [(volume, guard) for volume, guard in doomed if volume.id in taken or not outlives_runs(volume)]
     gone += delete_volumes(backend, doomed, observe, problems, timeout_s=VOLUMES_TIMEOUT_S)
     return gone, problems
 

@@ -212,7 +212,9 @@ def _verdict(
 def _is_unused(group: Group, volume: Volume) -> bool:
     """Say whether a volume that this run has made and others may want was given to nobody."""
     tags = volume.tags
-    return outlives_runs(volume) and tags is not None and tags.made_by(group) and never_handed_out(tags)
+    if tags is None or not outlives_runs(volume) or not never_handed_out(tags):
+        return False
+    return tags.made_by(group) and tags.free_for(group)
 
 
 def _is_of_others(group: Group, volume: Volume) -> bool:

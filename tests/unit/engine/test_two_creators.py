@@ -215,22 +215,6 @@ def test_a_run_that_loses_changes_nothing_of_what_it_does_not_get(scope: str) ->
 
 
 @SCOPES
-def test_a_reaper_leaves_what_a_run_was_handed_after_its_look(scope: str) -> None:
-    backend = FakeBackend()
-    earlier, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
-    earlier.create()
-    check_computes(earlier)
-    earlier.teardown()
-    right_before(backend, "tag_volumes", quick.create)
-    _, problems = earlier.reap(RunState.ENDED, names=frozenset(backend.volumes))
-    assert problems == {}
-    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
-    quick.teardown()
-    earlier.reap(RunState.ENDED, names=frozenset(backend.volumes))
-    assert backend.is_empty
-
-
-@SCOPES
 def test_create_does_not_succeed_with_volumes_that_go_before_they_are_marked(scope: str) -> None:
     """As when an earlier try, which hung, rolls back what it had made."""
     backend = FakeBackend()
