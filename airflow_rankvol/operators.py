@@ -124,11 +124,11 @@ class CreateRankVolumes(RankJobOperator):
             # Before the volumes: what is wrong with it must leave nothing behind.
             stage(volumes.backend, plan, check_scripts(volumes.backend, plan, self.read_files()))
             ti = context["ti"]
+            ti.xcom_push(PLANNED_KEY, where_of(volumes.backend))  # for a plan that is cleared: it stays there till then
             slots = provision(
                 volumes.backend, plan, generation=ti.try_number, handout=_handout_of(str(ti.id)), lives=lives
             )
         self.shown = Shown(volumes.backend, tuple(volume.id for slot in slots for volume in slot.volumes))
-        ti.xcom_push(PLANNED_KEY, where_of(volumes.backend))  # for a plan that is cleared: it stays there till then
         for rank, volume in ((slot.rank, volume) for slot in slots for volume in slot.volumes):
             how = "adopted" if volume.adopted else "have"
             self.log.info("Rank %d: %s volume %s (%s)", rank, how, volume.name, volume.id)

@@ -194,6 +194,31 @@ def test_a_teardown_deletes_the_others_although_one_cannot_be_taken(scope: str) 
 
 
 @SCOPES
+@pytest.mark.parametrize("reclaim", ["delete", "delete_always"])
+def test_a_teardown_takes_nothing_from_the_run_that_has_claimed_it(scope: str, reclaim: str) -> None:
+    """What was made of a snapshot is not blank: another run may use it although no rank was given it."""
+    backend = FakeBackend()
+    template = {"scope": scope, "snapshot": "snap-1", "reclaim": reclaim}
+    killed, quick = (Rig(backend, a_plan(RANKS, run=run, volume_template=template)) for run in ("a", "b"))
+    backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        killed.create()
+    backend.revive()
+    tag_volumes = backend.tag_volumes
+
+    def between(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+        if "rankvol:attempt" in tags:
+            backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
+            assert killed.teardown().deleted == ()
+        tag_volumes(volume_ids, tags, held_by=held_by)
+
+    backend.tag_volumes = between  # type: ignore[method-assign]
+    quick.create()
+    assert {disk.tags.used_by for disk in backend.volumes.values() if disk.tags} == {quick.group.key}
+    assert len(backend.volumes) == RANKS
+
+
+@SCOPES
 def test_a_run_that_loses_changes_nothing_of_what_it_does_not_get(scope: str) -> None:
     """Neither the policy by which the other one's teardown goes, even without a plan."""
     backend = FakeBackend()
