@@ -22,17 +22,9 @@ from airflow_rankvol.backends._local_launch import prepare, seen, start
 from airflow_rankvol.backends._local_life import Lives
 from airflow_rankvol.backends._local_log import read_part
 from airflow_rankvol.backends._local_store import NodeFile, Store, VolumeFile, mapped, new_id, write_json
-from airflow_rankvol.backends.base import (
-    Clock,
-    Guard,
-    LogPart,
-    NodeRequest,
-    Selector,
-    VolumeRequest,
-    check_held,
-    check_there,
-)
-from airflow_rankvol.errors import BackendError, NotOurs, VolumeConflict
+from airflow_rankvol.backends._local_tags import tag
+from airflow_rankvol.backends.base import Clock, Guard, LogPart, NodeRequest, Selector, VolumeRequest
+from airflow_rankvol.errors import BackendError, VolumeConflict
 from airflow_rankvol.records import Group, Node, NodeState, Observation, Tags, Volume, to_iso
 
 if TYPE_CHECKING:
@@ -185,22 +177,7 @@ class LocalBackend:
     def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
         """Set tags on volumes of ours."""
         with mapped("tag_volumes", ", ".join(volume_ids)), self.store.lock():
-            known = {volume_id: self.store.volume(volume_id) for volume_id in volume_ids}
-            for volume_id, there in known.items():
-                check_there(there is not None, held_by, self.name, volume_id)
-            found = [item for item in known.values() if item]
-            for item in found:
-                if Tags.from_dict(item.tags) is None:
-                    raise NotOurs(
-                        "refused: it carries no tags of ours, and adopted volumes are never tagged",
-                        backend=self.name,
-                        verb="tag_volumes",
-                        resource=item.name,
-                    )
-            for item in found:
-                check_held(item.tags.get("rankvol:used_by", ""), held_by, tags, self.name, item.name)
-            for item in found:
-                self.store.retag(item, tags)
+            tag(self.store, volume_ids, tags, held_by)
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node with its volumes attached; the one of that name is returned when it exists."""
