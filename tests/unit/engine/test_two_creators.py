@@ -55,6 +55,14 @@ def fail_to_create(rig: Rig) -> None:
         rig.create()
 
 
+def kill_before_the_first_mark(rig: Rig) -> None:
+    """Let the process that creates a run's volumes die once they are made: no rank is given one."""
+    rig.backend.faults.fail("tag_volumes", SimulatedCrash())
+    with pytest.raises(SimulatedCrash):
+        rig.create()
+    rig.backend.revive()
+
+
 def check_computes(rig: Rig) -> None:
     """Compute on every rank: its volume is there, and one that is blank may be formatted."""
     for slot in rig.slots:
@@ -91,10 +99,7 @@ def test_what_is_rolled_back_no_other_run_gets_while_it_goes(scope: str) -> None
 def test_what_a_teardown_deletes_no_other_run_gets_while_it_goes(scope: str) -> None:
     backend = FakeBackend()
     killed, quick = a_run(backend, "a", scope), a_run(backend, "b", scope)
-    backend.faults.fail("tag_volumes", SimulatedCrash())
-    with pytest.raises(SimulatedCrash):
-        killed.create()
-    backend.revive()
+    kill_before_the_first_mark(killed)
     right_before(backend, "tag_volumes", partial(check_refuses, quick))
     assert len(killed.teardown().deleted) == RANKS
     quick.create()
@@ -143,10 +148,7 @@ def test_what_a_killed_run_has_made_goes_by_name_and_then_the_next_one_has_its_o
     """Its teardown was killed, too."""
     backend = FakeBackend()
     killed, next_one = a_run(backend, "a", scope), a_run(backend, "b", scope)
-    backend.faults.fail("tag_volumes", SimulatedCrash())
-    with pytest.raises(SimulatedCrash):
-        killed.create()
-    backend.revive()
+    kill_before_the_first_mark(killed)
     check_refuses(next_one)
     assert len(backend.volumes) == RANKS
     next_one.reap(RunState.ENDED, names=frozenset(backend.volumes))
@@ -174,10 +176,7 @@ def test_a_roll_back_removes_the_others_although_one_is_gone(scope: str) -> None
 def test_a_teardown_deletes_the_others_although_one_cannot_be_taken(scope: str) -> None:
     backend = FakeBackend()
     killed = a_run(backend, "a", scope)
-    backend.faults.fail("tag_volumes", SimulatedCrash())
-    with pytest.raises(SimulatedCrash):
-        killed.create()
-    backend.revive()
+    kill_before_the_first_mark(killed)
     ids = [disk.id for disk in backend.volumes.values()]
     tag_volumes = backend.tag_volumes
 
@@ -200,10 +199,7 @@ def test_a_teardown_takes_nothing_from_the_run_that_has_claimed_it(scope: str, r
     backend = FakeBackend()
     template = {"scope": scope, "snapshot": "snap-1", "reclaim": reclaim}
     killed, quick = (Rig(backend, a_plan(RANKS, run=run, volume_template=template)) for run in ("a", "b"))
-    backend.faults.fail("tag_volumes", SimulatedCrash())
-    with pytest.raises(SimulatedCrash):
-        killed.create()
-    backend.revive()
+    kill_before_the_first_mark(killed)
     tag_volumes = backend.tag_volumes
 
     def between(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
