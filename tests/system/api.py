@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -94,8 +95,12 @@ class Api:
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as refused:
+            refused.add_note(f"{method} {path}: {refused.read().decode()[:2000]}\n{self.logs()}")
+            raise
 
     def _token(self) -> str:
         if not hasattr(self, "_bearer"):
