@@ -87,7 +87,7 @@ class GroupObserver:
         """Return the backend, which is opened once for all triggers of the group, who share an error as well."""
         if self._backend is None:
             if self._opening is None or self._opening.done():
-                self._opening = asyncio.ensure_future(self._open_backend())
+                self._opening = asyncio.ensure_future(self._open())
             self._backend = await asyncio.shield(self._opening)  # who is cancelled takes it from nobody else
         return self._backend
 
@@ -139,6 +139,18 @@ class GroupObserver:
         # The exponent is bounded, as powers of two are not.
         grown_s = min(interval_s * 2.0 ** min(self._failures, 16), max(MAX_PAUSE_S, interval_s))
         return grown_s * random.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _open(self) -> Backend:
+        """Open the backend; while that fails, it is tried as seldom as looks are."""
+        if self._failures:
+            await asyncio.sleep(self._pause_s())
+        try:
+            backend = await self._open_backend()
+        except Exception:
+            self._failures += 1
+            raise
+        self._failures = 0
+        return backend
 
     async def _open_again(self) -> None:
         with suppress(Exception):  # whatever it is: it goes on with what it has, and who waits gets the look's error

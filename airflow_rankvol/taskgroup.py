@@ -66,7 +66,8 @@ def rank_job(
         nodes: number of ranks; an integer or a template, such as ``"{{ params.nodes }}"``.
         gather: shell commands that run once, with every rank's volumes mounted read-only.
         files: name on the node → path relative to the DAG file, or the content: a JSON value or a ``data:`` URL.
-        destination: where gather copies files of all ranks to, ``s3://bucket/prefix`` or, on this machine, a directory.
+        destination: where gather copies files of all ranks to: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or, on
+            this machine, a directory.
         collect: globs that say which files, relative to each volume; all of them by default.
         rendezvous: start the ranks together and tell them of each other.
         allow_missing: gather what there is when some ranks failed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from airflow_rankvol.engine.loop import Watch
 from airflow_rankvol.engine.patience import Patience
 from airflow_rankvol.engine.step import Outcome, mark_collected, stop_own
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, RetryableError
+from airflow_rankvol.errors import AuthDenied, NotReady, RetryableError
 from airflow_rankvol.hooks import aget_backend, where_of
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class RankTrigger(BaseTrigger):
         whole = replace(works[0], slots=tuple(slot for work in works for slot in work.slots))
         try:
             await in_thread(mark_collected, await self._open(), whole, ranks)
-        except BackendError as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is no reason to fail what has succeeded
             self.log.warning("The result is stored, but its volumes could not be marked as collected: %s", exc)
 
     async def _mask(self) -> None:
@@ -130,15 +131,16 @@ class RankTrigger(BaseTrigger):
 
     async def _wait(self, work: Work, screen: Screen) -> Outcome:
         observer = observer_of(self.conn_id, work.group, self._open)
-        watch = Watch(await observer.backend(), work, screen)
         patience = Patience(work, self.conn_id)
+        watch: Watch | None = None
         while True:
             try:
+                watch = watch or Watch(await observer.backend(), work, screen)
                 outcome = await in_thread(watch.step, await observer.observe(watch.wants))
             except (RetryableError, AuthDenied) as exc:
-                backend = await observer.backend()
-                watch.use(backend)
-                lost = patience.lost_by(exc, backend.clock.now())
+                if watch:
+                    watch.use(await observer.backend())
+                lost = patience.lost_by(exc, watch.now() if watch else datetime.now(UTC))
                 if lost:
                     return lost
                 if word := patience.word():

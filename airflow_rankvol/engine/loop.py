@@ -49,6 +49,10 @@ class Watch:
         if self._follower:
             self._follower.backend = backend
 
+    def now(self) -> datetime:
+        """Return the backend's time."""
+        return self._backend.clock.now()
+
     def wants(self, observation: Observation) -> bool:
         """Say whether there is something to do; quick, and calls nothing: most ranks only wait most of the time."""
         if self._may_exist(observation):
@@ -76,14 +80,14 @@ class Watch:
         return outcome
 
     def _action(self, observation: Observation) -> Action:
-        return decide(situation_of(self.work, observation, self._backend.clock.now(), may_launch=False))
+        return decide(situation_of(self.work, observation, self.now(), may_launch=False))
 
     def _late_since(self, node: Node | None) -> datetime | None:
         """Return since when a node should have come up of which that is not known."""
         if node is None or node.state is not NodeState.RUNNING or self._came_up:
             return None
         late_since = node.created_at + timedelta(seconds=self.work.boot_timeout_s)
-        return late_since if self._backend.clock.now() > late_since else None
+        return late_since if self.now() > late_since else None
 
     def _looked_into(self, observation: Observation) -> Observation:
         """Ask once of a node that runs whether it came up, when it should have: its state does not tell."""
@@ -104,7 +108,7 @@ class Watch:
         if not self._lacks_a_node(observation):
             self._missing_since = None
             return False
-        now = self._backend.clock.now()
+        now = self.now()
         self._missing_since = self._missing_since or now
         return now - self._missing_since < timedelta(seconds=self._backend.listing_lag_s)
 

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_rankvol._base_operator import RankVolumes
 from airflow_rankvol.operators import RunRank
+from airflow_rankvol.triggers import RankTrigger
 from tests.unit.engine.engine_kit import Rig, a_rig
 
 
@@ -20,8 +21,11 @@ def looks_until_deferred(rig: Rig, rank: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(RunRank, "open", lambda _self, _context: opened)
     monkeypatch.setattr(RunRank, "read_files", lambda _self: {})
     before = rig.backend.count("observe")
-    with pytest.raises(TaskDeferred):
+    with pytest.raises(TaskDeferred) as deferred:
         task.execute({"ti": SimpleNamespace(try_number=1)})  # type: ignore[typeddict-item]
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, RankTrigger)
+    assert trigger.where == "fake"  # a trigger goes over to no other backend
     return rig.backend.count("observe") - before
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import ConfigError
@@ -30,6 +32,24 @@ def test_another_undefined_connection_is_an_error_that_names_it() -> None:
     """A typo must not silently run the job somewhere else."""
     with pytest.raises(ConfigError, match="'aws_prod' is not defined"):
         get_backend("aws_prod")
+
+
+def test_the_connection_form_asks_for_what_the_extra_takes() -> None:
+    """As the UI gets it: three labelled fields with their bounds, and none that mean nothing here."""
+    found = {each.connection_type: each for each in HookMetaService.hook_meta_data()}["rankvol_local"]
+    assert found.extra_fields is not None
+    fields: dict[str, Any] = dict(found.extra_fields)
+    assert {name: field["schema"]["title"] for name, field in fields.items()} == {
+        "state_dir": "State directory",
+        "mode": "Volume mode",
+        "owner": "Owner",
+    }
+    assert all(len(field["description"]) > 20 for field in fields.values())
+    assert fields["mode"]["schema"]["enum"] == ["auto", "image", "directory", None]
+    assert found.standard_fields is not None
+    shown = found.standard_fields.model_dump()
+    hidden = {name for name, field in shown.items() if field and field["hidden"]}
+    assert hidden == {"host", "url_schema", "login", "password", "port"}
 
 
 def test_the_connections_extra_reaches_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from airflow_rankvol import triggers
 from airflow_rankvol._endings import error_of
 from airflow_rankvol.engine.patience import DENIED_S
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import AuthDenied, Throttled
+from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, Throttled
 from airflow_rankvol.records import NodeState
 from airflow_rankvol.testing import FakeBackend, hangs, succeeds
 from airflow_rankvol.triggers import RankTrigger
@@ -175,6 +175,28 @@ def test_credentials_that_are_renewed_in_time_cost_a_rank_nothing(
     assert opened == 21
     assert refused.count("read_report") == 0
     assert "Give connection fake valid credentials by 2026-01-01T00:" in warnings[0]
+
+
+@pytest.mark.parametrize("trouble", [NotReady, Throttled, AuthDenied])
+def test_a_backend_that_cannot_be_opened_as_a_trigger_begins_costs_a_rank_nothing(
+    cloud: FakeBackend, warnings: list[str], monkeypatch: pytest.MonkeyPatch, trouble: type[BackendError]
+) -> None:
+    """As while secrets are silent, or the cloud does not sign in, when another triggerer takes over."""
+    monkeypatch.setattr("airflow_rankvol._observer.FIRST_PAUSE_S", 0.001)
+    trigger = launched(cloud, 0)
+    opened = 0
+
+    async def here(_conn_id: str) -> FakeBackend:
+        nonlocal opened
+        opened += 1
+        if opened < 5:
+            raise trouble("no answer", backend="fake", verb="sign_in")
+        return cloud
+
+    monkeypatch.setattr(triggers, "aget_backend", here)
+    ending = payload(trigger)
+    assert (ending["error"], ending["output"], opened) == ("", {"rows": 5}, 5)
+    assert len(warnings) == 1
 
 
 def test_a_step_that_is_refused_waits_for_credentials_too(cloud: FakeBackend, warnings: list[str]) -> None:

@@ -13,7 +13,7 @@ from airflow_rankvol import triggers
 from airflow_rankvol._endings import ending_of, error_of
 from airflow_rankvol.engine.step import Outcome
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import BackendError, FinalError, NoCapacity, QuotaExceeded, RetryableError
+from airflow_rankvol.errors import BackendError, ConfigError, FinalError, NoCapacity, QuotaExceeded, RetryableError
 from airflow_rankvol.records import Group, RankResult, Role, Slot, SlotVolume
 from airflow_rankvol.testing import FakeBackend, fails, is_lost, succeeds
 from airflow_rankvol.triggers import RankTrigger
@@ -34,10 +34,11 @@ WORK = Work(
 
 def test_a_trigger_rebuilt_from_its_serialised_form_is_the_same() -> None:
     """Nothing is lost on the way through the database, with every field at a value that is no default."""
-    trigger = RankTrigger("aws_prod", WORK.to_dict(), [0, 2], [WORK.to_dict()], ["hunter2"])
+    trigger = RankTrigger("aws_prod", WORK.to_dict(), [0, 2], [WORK.to_dict()], ["hunter2"], "aws eu-1")
     path, fields = trigger.serialize()
     assert path == "airflow_rankvol.triggers.RankTrigger"
     assert vars(RankTrigger(**fields)) == vars(trigger)
+    assert [name for name, value in fields.items() if not value] == []
     assert Work.from_dict(fields["work"]) == WORK
 
 
@@ -89,6 +90,42 @@ def test_in_a_triggerer_gather_ends_in_the_trigger_too(cloud: FakeBackend, monke
     assert pushed == {"return_value": {"rows": 11}, "collected": [0, 1]}
     group = Work.from_dict(trigger.work).group
     assert {v.tags.collected for v in cloud.observe(group).volumes if v.tags} == {group.key}
+
+
+@pytest.mark.parametrize(
+    "trouble", [ConfigError("not defined"), OSError("no route"), ValueError("no Fernet key")], ids=str
+)
+def test_a_gather_whose_result_is_stored_has_succeeded_whatever_comes_after(
+    cloud: FakeBackend, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """As when the connection is deleted while gather's node runs: who is told to clear it would lose the result."""
+    opened = 0
+
+    async def once(_conn_id: str) -> FakeBackend:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            raise trouble
+        return cloud
+
+    pushed: dict[str, Any] = {}
+
+    async def aset(**fields: Any) -> None:
+        pushed[fields["key"]] = fields["value"]
+
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom.aset", aset)
+    cloud.endings = {("rank", 0): succeeds(), ("rank", 1): succeeds(), ("gather", -1): succeeds({"rows": 11})}
+    for rank in (0, 1):
+        events_of(launched(cloud, rank))
+    trigger = gathering(cloud, [0, 1])
+    trigger.trigger_id = 2
+    ti: Any = SimpleNamespace(dag_id="dag", task_id="job.gather", run_id="run", map_index=-1)
+    trigger.task_instance = ti
+    monkeypatch.setattr(triggers, "aget_backend", once)
+    (event,) = events_of(trigger)
+    assert type(event) is TaskSuccessEvent
+    assert pushed == {"return_value": {"rows": 11}, "collected": [0, 1]}
+    assert opened == 2
 
 
 @pytest.mark.parametrize(("succeeded", "advice"), [([0, 1], "Clear the whole task group"), ([0], "clear those ranks")])

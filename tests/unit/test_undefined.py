@@ -20,7 +20,7 @@ from airflow_rankvol import _undefined, operators
 from airflow_rankvol.engine.teardown import TeardownReport
 from airflow_rankvol.errors import ConfigError, NotReady
 from airflow_rankvol.hooks import aget_backend, get_backend, get_owner
-from airflow_rankvol.operators import DeleteRankVolumes, PlanRankVolumes, RunRank
+from airflow_rankvol.operators import CreateRankVolumes, DeleteRankVolumes, PlanRankVolumes, RunRank
 from airflow_rankvol.testing import FakeBackend
 from airflow_rankvol.triggers import RankTrigger
 
@@ -158,6 +158,24 @@ def test_a_teardown_that_cannot_ask_where_it_was_planned_ends_nodes_and_deletes_
     with pytest.raises(ConnectionError, match="the store is down"):
         task.execute({"ti": ti})
     assert sure == [False]
+
+
+def test_where_volumes_are_is_stored_before_one_is_made(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that dies while it makes them leaves it to its plan, which may be cleared, and to its teardown."""
+    answers(LOCAL)
+    ti = Mock(dag_id="dag", run_id="run", map_index=-1, try_number=1)
+
+    def dies(*_args: Any, **_how: Any) -> None:
+        raise SystemExit(9)
+
+    monkeypatch.setattr(operators, "provision", dies)
+    with DAG("dag"):
+        task = CreateRankVolumes(task_id="create_volumes", volume_group="job", **FIELDS)
+    with pytest.raises(SystemExit):
+        task.execute({"ti": ti})
+    ((key, where), _) = ti.xcom_push.call_args
+    assert key == "backend"
+    assert where.startswith("local /")
 
 
 def test_who_reads_its_connection_anew_goes_over_to_no_other_backend(
