@@ -173,7 +173,8 @@ def show(console: Console, dag: str, outcome: Outcome, seconds: float) -> None:
     """Print a line per rank, and what was gathered."""
     table = Table(title=f"{dag} · {outcome.state}")
     for name in ("rank", "volume", "node", "rows", "seconds", "exit code"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("volume", "node") else "right")
+        named = name in ("volume", "node")
+        table.add_column(name, no_wrap=not named, overflow="fold", justify="left" if named else "right")
     for rank, result in sorted(outcome.ranks.items()):
         output = result.get("output") or {}
         volumes = ", ".join(volume["name"] for volume in result.get("volumes") or [])
