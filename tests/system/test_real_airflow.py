@@ -57,6 +57,19 @@ DAGS = {
                 rank_job(name, nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
                     commands=[command])
     """,
+    "writer": """
+        with DAG("writer", schedule=None) as dag:
+            rank_job("job", nodes=2, volumes=["data-${NODE_RANK}:/data"], volume_template={"size": "32MB"},
+                commands=["echo $NODE_RANK > $VOLUME_PATH/part"], destination="FLAG_FILE.files", collect=["part"])
+    """,
+    "reader": """
+        with DAG("reader", schedule=Asset("file://FLAG_FILE.files")) as dag:
+            @task
+            def read(triggering_asset_events=None):
+                (events,) = triggering_asset_events.values()
+                return [event.extra for event in events]
+            read()
+    """,
     "reaper": """
         with DAG("reaper", schedule=None) as dag:
             ReapRankVolumes(task_id="reap", dag_filter="{{ dag_run.conf['of'] }}")
@@ -65,7 +78,7 @@ DAGS = {
 SECRET = "rhubarb-and-custard"
 HEAD = """\
 from datetime import timedelta
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset, task
 from airflow_rankvol import ReapRankVolumes, rank_job
 """
 
@@ -85,7 +98,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.start()
     try:
         stack.airflow("pools", "set", "two_slots", "2", "for the gang")
-        stack.runs = {dag_id: stack.trigger(dag_id) for dag_id in ("talking", "deferred", "failing", "retried", "gang")}
+        first = ("talking", "deferred", "failing", "retried", "gang", "writer")
+        stack.runs = {dag_id: stack.trigger(dag_id) for dag_id in first}
         yield stack
     finally:
         stack.stop()
@@ -164,6 +178,22 @@ def test_a_deferred_ranks_log_shows_what_its_node_prints_while_it_runs_and_no_se
     files = [path for path in (stack.home / "logs").rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if SECRET in path.read_text(errors="replace")] == []
+
+
+def test_a_dag_runs_when_another_dags_job_has_copied_its_files(stack: Stack) -> None:
+    """It is scheduled by the destination's asset; the event says what is there."""
+    run_id = stack.runs["writer"]
+    assert stack.wait("writer", run_id) == "success", stack.states("writer", run_id)
+    deadline, runs = time.monotonic() + 90, []
+    while not runs:
+        assert time.monotonic() < deadline, stack.logs()
+        runs = (stack.get("/api/v2/dags/reader/dagRuns") or {"dag_runs": []})["dag_runs"]
+    (read,) = runs
+    assert read["run_type"] == "asset_triggered"
+    assert stack.wait("reader", read["dag_run_id"]) == "success", stack.states("reader", read["dag_run_id"])
+    where = f"{stack.home}/flag.files"
+    facts = {"dag": "writer", "run": run_id, "group": "job", "destination": where, "ranks": [0, 1]}
+    assert stack.xcom("reader", read["dag_run_id"], "read") == [{**facts, "files": 2, "bytes": 4}]
 
 
 def test_twenty_nodes_meet_through_two_worker_slots(stack: Stack) -> None:
