@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 TAG_PREFIX = "rankvol:"
+#: Begins what stands for a text that a cloud could not keep, or that somebody has damaged; no id of Airflow's does.
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class Tags:
     def free_for(self, group: Group) -> bool:
         """Say whether a volume was handed out to nobody else since this run's group got it."""
         return self.used_by in ("", group.key)
+
+    @property
+    def user_is_known(self) -> bool:
+        """Whether it can be told which run has the volume; if not, nobody can ask whether that run lives."""
+        return not any(text.startswith(UNREADABLE) for text in (self.used_dag, self.used_run))
 
     def with_(self, **changes: Any) -> Tags:
         """Return a copy with some tags changed."""

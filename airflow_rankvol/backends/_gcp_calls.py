@@ -127,12 +127,14 @@ class Gce:
         filter_: str,
         fields: str = "",
         known: Collection[str] | None = None,
+        regional: bool = False,
     ) -> list[Raw]:
         """Return the resources of a kind in all zones that pass a filter.
 
         Args:
             fields: which fields of each are wanted; all where it is empty.
             known: the only zones that count; all where it is None.
+            regional: whether a region's own are wanted, too.
 
         Raises:
             RetryableError: a zone could not be reached, so what is not listed may exist.
@@ -142,8 +144,9 @@ class Gce:
         for page in self.pages(f"aggregated/{kind}", verb, resource, filter=filter_, fields=mask):
             scopes: Mapping[str, Raw] = page.get("items") or {}
             _check_reached(page, scopes, known, (verb, resource))
-            for scope in scopes.values():
-                found += scope.get(kind) or ()
+            for name, scope in scopes.items():
+                if regional or name.startswith("zones/"):
+                    found += scope.get(kind) or ()
         return found
 
     def operations(self, zone: str, verb: str, resource: str, *, filter_: str) -> list[Raw]:

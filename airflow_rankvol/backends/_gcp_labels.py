@@ -3,7 +3,7 @@
 What does not fit stands escaped where that is short enough, else as a hash; the whole text of what never changes is in
 the ``description``, which cannot be changed. What changes later has to come back from the labels alone: a long text is
 spread over numbered labels, and only one that is too long even for those is left as its hash. Then nobody reads a run's
-id from it, so that run counts as unknown, never as ended.
+id from it, unless it is that of the run, or the DAG, that made the volume; so that run counts as one that lives.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import fields
 
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import TAG_PREFIX, Tags
+from airflow_rankvol.tags import UNREADABLE
 
 PREFIX = "rankvol-"
 #: Compute Engine's documentation, "Organize resources by using labels": 64 labels with 63 characters in key and value.
@@ -72,14 +73,14 @@ def spread(name: str, text: str) -> dict[str, str]:
 
 
 def gather(name: str, labels: Mapping[str, str]) -> str:
-    """Return the text that ``spread`` made labels of; a hash stays one, and what somebody has damaged becomes one."""
+    """Return the text that ``spread`` made labels of; ``UNREADABLE`` and a label where that cannot be told."""
     key = label_key(name)
     first = labels.get(key, "")
     if first.startswith(_HASHED):
-        return first
+        return UNREADABLE + first
     text = _packed(key, labels) if first.startswith(_SPREAD) else _plain(first)
     if text is None or any(labels.get(part) != found for part, found in spread(name, text).items()):
-        return _HASHED + first  # no id of any run
+        return UNREADABLE + first
     return text
 
 
@@ -124,6 +125,10 @@ def tags_of(labels: Mapping[str, str], description: str) -> Tags | None:
     if any(not isinstance(text, str) or labels.get(label_key(name), "") != short(text) for name, text in texts.items()):
         return None
     texts |= {name: gather(name, labels) for name in _NAMES if name not in LASTING}
+    # Most often the DAG, or the run, that made a volume has it; then a hash is enough.
+    for used, made in (("used_dag", "dag"), ("used_run", "run")):
+        if texts[used] == UNREADABLE + _hashed(texts[made]):
+            texts[used] = texts[made]
     return Tags.from_dict({f"{TAG_PREFIX}{name}": text for name, text in texts.items()})
 
 

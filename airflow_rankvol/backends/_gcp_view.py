@@ -20,7 +20,7 @@ ROOT_LABEL = f"{PREFIX}root"
 
 #: What is asked of lists: an instance's metadata hold its script, which is large.
 DISK_FIELDS = (
-    "id,name,zone,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,"
+    "id,name,zone,region,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,"
     "creationTimestamp,lastAttachTimestamp,sourceImage,sourceSnapshot,sourceDisk,sourceInstantSnapshot,"
     "sourceStorageObject"
 )

@@ -17,9 +17,9 @@ from airflow_rankvol.backends._gcp_memory import Memory, changed_hands, once, sa
 from airflow_rankvol.backends._gcp_names import filters_of
 from airflow_rankvol.backends._gcp_places import Places
 from airflow_rankvol.backends._gcp_removal import delete_disk
-from airflow_rankvol.backends._gcp_view import DISK_FIELDS, Raw, id_at, id_of, our_tags, split, volume_of
+from airflow_rankvol.backends._gcp_view import DISK_FIELDS, Raw, id_at, id_of, last, our_tags, split, volume_of, zone_of
 from airflow_rankvol.backends.base import Guard, VolumeRequest, check_held, check_there
-from airflow_rankvol.errors import BackendError, FinalError, NotOurs, NotReady, VolumeBusy
+from airflow_rankvol.errors import BackendError, ConfigError, FinalError, NotOurs, NotReady, VolumeBusy
 from airflow_rankvol.records import TAG_PREFIX, Volume
 
 T = TypeVar("T")
@@ -131,12 +131,24 @@ class Volumes:
         return self.gce.find(f"zones/{zone}/disks/{name}", verb, volume_id)
 
     def named(self, names: Sequence[str], verb: str, where: str) -> list[Raw]:
-        """Return the disks of these names in all zones."""
+        """Return the disks of these names in all zones.
+
+        Raises:
+            ConfigError: a region has one of them; such a disk is not supported.
+        """
         wanted = frozenset(names)
         found: list[Raw] = []
         for filter_ in filters_of(names):
-            found += self.gce.everywhere("disks", verb, where, filter_=filter_, fields=DISK_FIELDS)
-        return [raw for raw in found if raw["name"] in wanted]
+            found += self.gce.everywhere("disks", verb, where, filter_=filter_, fields=DISK_FIELDS, regional=True)
+        found = [raw for raw in found if raw["name"] in wanted]
+        for raw in found:
+            if not zone_of(raw):
+                raise ConfigError(
+                    f"volume {raw['name']}: a regional disk of that name was found in {last(str(raw.get('region')))}; "
+                    "expected a disk of one zone, or none. Choose another name for the volume in the job, or make a "
+                    "zonal disk of that name from a snapshot of it"
+                )
+        return found
 
     def _check_only_one(self, name: str) -> None:
         """Refuse to delete an adopted volume by a name that several zones have: which was meant, nobody knows."""

@@ -39,6 +39,15 @@ def check_claims(backend: Backend, group: Group, volumes: Sequence[Volume], live
                 verb="create_volume",
                 resource=volume.label,
             )
+        if volume.tags and not volume.tags.user_is_known:
+            raise VolumeConflict(
+                "a run has it whose id cannot be read from its tags, because it is too long for them or somebody has "
+                "changed them; that run may live. If it does not, empty the tags rankvol:used_dag and "
+                "rankvol:used_run of the volume",
+                backend=backend.name,
+                verb="create_volume",
+                resource=volume.label,
+            )
         if lives(dag, run):
             raise VolumeConflict(
                 f"it is in use by run {run} of DAG {dag}, which lives. Wait for its end (max_active_runs=1 does), or "

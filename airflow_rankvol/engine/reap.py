@@ -87,6 +87,8 @@ def survey(
 
     def used(tags: Tags) -> RunState:
         """A volume that outlives runs may have been made by one run and be in use by another."""
+        if not tags.user_is_known:
+            return RunState.LIVE
         user = state(tags.with_(dag=tags.used_dag, run=tags.used_run)) if tags.used_run else RunState.UNKNOWN
         return RunState.LIVE if user is RunState.LIVE else state(tags)
 
@@ -180,6 +182,8 @@ def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | N
 def _lives(finding: Finding, run_state_of: RunStateOf | None) -> bool:
     tags = finding.tags
     runs = {(tags.dag, tags.run), *([(tags.used_dag, tags.used_run)] if tags.used_run else [])}
+    if not tags.user_is_known:
+        return True
     return run_state_of is not None and any(run_state_of(*run) is RunState.LIVE for run in runs)
 
 
@@ -218,7 +222,7 @@ def _judge_volume(
     def verdict(remove: bool, reason: str) -> Finding:
         return Finding("volume", volume, state, remove, reason)
 
-    in_use = _in_use(volume, state, going)
+    in_use = _in_use(volume, tags, state, going)
     if in_use:
         return verdict(False, in_use)
     if volume.created_at > now - rules.older_than:
@@ -241,7 +245,11 @@ def _kept_on_purpose(tags: Tags) -> str:
     return f"reclaim policy {tags.reclaim}" if tags.reclaim in (ReclaimPolicy.RETAIN, ReclaimPolicy.SNAPSHOT) else ""
 
 
-def _in_use(volume: Volume, state: RunState, going: frozenset[str]) -> str:
+def _in_use(volume: Volume, tags: Tags, state: RunState, going: frozenset[str]) -> str:
+    if not tags.user_is_known:
+        return (
+            "a run has it whose id cannot be read: empty the tags rankvol:used_dag and rankvol:used_run if it is over"
+        )
     if state is RunState.LIVE:
         return "its run lives"
     if volume.attached_to and volume.attached_to not in going:

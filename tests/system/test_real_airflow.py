@@ -184,7 +184,7 @@ def test_a_dag_runs_when_another_dags_job_has_copied_its_files(stack: Stack) -> 
     """It is scheduled by the destination's asset; the event says what is there."""
     run_id = stack.runs["writer"]
     assert stack.wait("writer", run_id) == "success", stack.states("writer", run_id)
-    deadline, runs = time.monotonic() + 90, []
+    deadline, runs = time.monotonic() + 90, list[dict[str, Any]]()
     while not runs:
         assert time.monotonic() < deadline, stack.logs()
         runs = (stack.get("/api/v2/dags/reader/dagRuns") or {"dag_runs": []})["dag_runs"]

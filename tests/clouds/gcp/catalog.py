@@ -17,6 +17,8 @@ Json = dict[str, Any]
 
 REGIONS = {"us-central1": ("a", "b", "c", "f"), "us-east1": ("b", "c", "d")}
 ZONES = tuple(f"{region}-{letter}" for region, letters in REGIONS.items() for letter in letters)
+#: What lists of all zones name.
+SCOPES = tuple(f"zones/{zone}" for zone in ZONES)
 # Types that not every zone has.
 _ONLY_IN = {
     "a3": ("us-central1-a", "us-central1-c"),
@@ -226,7 +228,7 @@ class CatalogCalls:
     def all_machine_types(self, params: Json) -> Json:
         """machineTypes.aggregatedList."""
         found = sorted((pair for zone in ZONES for pair in self._in(zone)), key=lambda pair: (pair[1].name, pair[0]))
-        return self._types.aggregated(params, found, self._type_view, ZONES, ())
+        return self._types.aggregated(params, found, self._type_view, SCOPES, ())
 
     @staticmethod
     def _kind_view(found: tuple[str, Kind]) -> Json:

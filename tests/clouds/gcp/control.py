@@ -89,6 +89,12 @@ class Control(BaseControl):
         """Let there be a snapshot."""
         self._gce.catalog.snapshots[name] = size_gb
 
+    def do_regional_disk(
+        self, name: str, region: str, labels: dict[str, str] | None = None, description: str = ""
+    ) -> None:
+        """Let a region have a disk, which no call of the double does more with than list it."""
+        self._gce.disks.add_regional(name, region, labels or {}, description)
+
     def do_account(self, email: str) -> None:
         """Let there be a service account."""
         self._gce.catalog.accounts.add(email)

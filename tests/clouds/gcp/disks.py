@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tests.clouds.gcp.bounds import KINDS, check
-from tests.clouds.gcp.catalog import ZONES, Catalog
+from tests.clouds.gcp.catalog import REGIONS, SCOPES, Catalog
 from tests.clouds.gcp.errors import GceError, exists, in_use, invalid, not_modelled, not_ready, stale
 from tests.clouds.gcp.lifecycle import Lifecycle
 from tests.clouds.gcp.listing import Lister
@@ -111,6 +111,8 @@ class Disks:
         self._lifecycle = lifecycle
         self._lost = lost
         self._lister: Lister[Disk] = Lister("zones", "disks", "disk")
+        self._all: Lister[Json] = Lister("zones", "disks", "disk")
+        self._regional: list[Json] = []
 
     def insert(self, params: Json, body: Json) -> Json:
         """disks.insert: the disk is there at once, and READY when the operation is done."""
@@ -206,7 +208,22 @@ class Disks:
 
     def aggregated_list(self, params: Json) -> Json:
         """disks.aggregatedList."""
-        return self._lister.aggregated(params, self._world.listed(self._world.disks), self.view, ZONES, self._lost)
+        found = [*map(self.view, self._world.listed(self._world.disks)), *self._regional]
+        found.sort(key=lambda view: (view["name"], view.get("zone", "")))
+        scopes = [*SCOPES, *(f"regions/{region}" for region in REGIONS)]
+        return self._all.aggregated(params, found, lambda view: view, scopes, self._lost)
+
+    def add_regional(self, name: str, region: str, labels: dict[str, str], description: str) -> None:
+        """Let there be a disk that lies in two zones of a region; here it is only listed."""
+        where = f"{ROOT}projects/{PROJECT}/regions/{region}"
+        disk = Disk("disks", "", name, self._world.new_id(), self._world.now(), description, labels, "READY")
+        seen = {**self.view(disk), "region": where, "type": f"{where}/diskTypes/pd-balanced", "sizeGb": "10"}
+        del seen["zone"]
+        self._regional.append({**seen, "selfLink": f"{where}/disks/{name}"})
+
+    def clear(self) -> None:
+        """Be as new."""
+        self._regional.clear()
 
     @staticmethod
     def view(disk: Disk) -> Json:

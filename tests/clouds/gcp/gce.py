@@ -130,6 +130,7 @@ class Gce:
             self.lost.clear()
             for part in (
                 self.stuck,
+                self.disks,
                 self.capacity,
                 self.quotas,
                 self.operations,

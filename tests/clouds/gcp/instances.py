@@ -8,7 +8,7 @@ from typing import Any
 from tests.clouds.gcp.attachments import Attachments, incompatible
 from tests.clouds.gcp.bounds import KINDS
 from tests.clouds.gcp.capacity import Capacity
-from tests.clouds.gcp.catalog import ZONES
+from tests.clouds.gcp.catalog import SCOPES, ZONES
 from tests.clouds.gcp.errors import Failure, GceError, invalid, not_ready, stale
 from tests.clouds.gcp.launch import Launcher
 from tests.clouds.gcp.lifecycle import Lifecycle
@@ -197,7 +197,7 @@ class Instances:
     def aggregated_list(self, params: Json) -> Json:
         """instances.aggregatedList."""
         found = self._world.listed(self._world.instances)
-        return self._lister.aggregated(params, found, instance_view, ZONES, self._lost)
+        return self._lister.aggregated(params, found, instance_view, SCOPES, self._lost)
 
     def test_permissions(self, params: Json, body: Json) -> Json:
         """instances.testIamPermissions: all that are asked for; the app takes away what is denied."""

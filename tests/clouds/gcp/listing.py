@@ -47,18 +47,20 @@ class Lister(Generic[T]):
     def aggregated(
         self, params: Json, found: Iterable[T], view: Callable[[T], Json], scopes: Iterable[str], lost: Iterable[str]
     ) -> Json:
-        """Return one page of the list of all zones; zones without results have a warning in their place.
+        """Return one page of the list of all zones; scopes without results have a warning in their place.
 
         Args:
+            scopes: such as "zones/us-central1-a" and "regions/us-central1" (disc: disks.aggregatedList lists both).
             lost: zones that cannot be reached (disc: warning.code UNREACHABLE, "A given scope cannot be reached").
         """
         gone = set(lost)
         page, token = self._page(params, found, view)
         items: Json = {}
-        for zone in scopes:
-            here = [v for v in page if v["zone"].rpartition("/")[2] == zone]
-            code = "UNREACHABLE" if zone in gone else "NO_RESULTS_ON_PAGE"
-            items[f"zones/{zone}"] = {self._collection: here} if here and zone not in gone else _warning(code, zone)
+        for scope in scopes:
+            here = [v for v in page if _where(v) == scope]
+            lost_here = scope.rpartition("/")[2] in gone
+            code = "UNREACHABLE" if lost_here else "NO_RESULTS_ON_PAGE"
+            items[scope] = {self._collection: here} if here and not lost_here else _warning(code, scope)
         seen: Json = {
             "kind": f"compute#{self._kind}AggregatedList",
             "id": f"projects/{PROJECT}/aggregated/{self._collection}",
@@ -81,10 +83,15 @@ class Lister(Generic[T]):
         return rest[:limit], _token(params, rest[limit - 1])
 
 
-def _warning(code: str, zone: str) -> Json:
+def _where(view: Json) -> str:
+    kind = "zone" if "zone" in view else "region"
+    return f"{kind}s/{view[kind].rpartition('/')[2]}"
+
+
+def _warning(code: str, scope: str) -> Json:
     text = "There are no results for scope" if code == "NO_RESULTS_ON_PAGE" else "Could not reach scope"
-    data = [{"key": "scope", "value": f"zones/{zone}"}]
-    return {"warning": {"code": code, "message": f"{text} 'zones/{zone}' on this page.", "data": data}}
+    data = [{"key": "scope", "value": scope}]
+    return {"warning": {"code": code, "message": f"{text} '{scope}' on this page.", "data": data}}
 
 
 def _token(params: Json, last: Json) -> str:

@@ -94,6 +94,22 @@ def test_the_list_of_all_zones_tells_which_have_none(api: Rest, disks: None) -> 
     assert found["zones/us-east1-b"]["warning"]["code"] == "NO_RESULTS_ON_PAGE"
 
 
+def test_the_list_of_all_zones_has_regional_disks_too(api: Rest, double: Double, disks: None) -> None:
+    """Which have a region in place of a zone; in other calls the double does not know them."""
+    assert api.get("aggregated/disks")["items"]["regions/us-central1"]["warning"]["code"] == "NO_RESULTS_ON_PAGE"
+    double("regional_disk", name="disk-2", region="us-central1")
+    found = api.get("aggregated/disks", filter="name=disk-2")["items"]
+    (regional,) = found["regions/us-central1"]["disks"]
+    assert (regional["region"].rpartition("/")[2], "zone" in regional) == ("us-central1", False)
+    assert [d["name"] for d in found[f"zones/{ZONE}"]["disks"]] == ["disk-2"]
+    pages, token = [], ""
+    while token is not None:
+        page = api.get("aggregated/disks", maxResults=2, **({"pageToken": token} if token else {}))
+        pages += [d["name"] for part in page["items"].values() for d in part.get("disks", [])]
+        token = page.get("nextPageToken")
+    assert sorted(pages) == ["disk-0", "disk-1", "disk-2", "disk-2", "disk-3", "disk-4"]
+
+
 def test_the_list_of_all_zones_comes_in_pages(api: Rest, disks: None) -> None:
     seen, token = [], ""
     while True:

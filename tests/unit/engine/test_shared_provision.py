@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.provision import provision
-from airflow_rankvol.engine.reap import RunState
+from airflow_rankvol.engine.reap import ReapRules, RunState, reap, survey
 from airflow_rankvol.errors import (
     NotReady,
     VolumeConflict,
 )
 from airflow_rankvol.plan import RunIdentity, make_plan
+from airflow_rankvol.tags import UNREADABLE
 from airflow_rankvol.testing import FakeBackend
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -98,6 +100,34 @@ def test_a_volume_that_outlives_runs_serves_one_live_run_at_a_time(scope: str) -
     assert {name: disk.tags for name, disk in backend.volumes.items()} == before
     assert provision(backend, first.plan, generation=2, lives=lives)  # its own claim is no conflict
     assert provision(backend, second.plan, generation=1)  # and that of a run that has ended neither
+
+
+@pytest.mark.parametrize("tag", ["used_dag", "used_run"])
+def test_a_volume_whose_user_cannot_be_read_is_in_use(tag: str) -> None:
+    """Nobody can ask whether that run lives; what to do if it does not is said."""
+    backend = FakeBackend()
+    rig = a_rig(2, backend=backend, run="a", volume_template={"scope": "dag"})
+    ids = [volume.id for slot in rig.slots for volume in slot.volumes]
+    backend.tag_volumes(ids, {f"rankvol:{tag}": f"{UNREADABLE}_h12"})
+    second = a_plan(2, run="b", volume_template={"scope": "dag"})
+    with pytest.raises(VolumeConflict, match="empty the tags rankvol:used_dag and rankvol:used_run"):
+        provision(backend, second, generation=1, lives=lambda _dag, _run: False)
+    named = ReapRules(names=frozenset(backend.volumes))
+    found = survey(backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED, named)
+    assert [(finding.remove, "empty the tags" in finding.reason) for finding in found] == [(False, True)] * 2
+    backend.tag_volumes(ids, {"rankvol:used_dag": "", "rankvol:used_run": ""})
+    assert provision(backend, second, generation=1, lives=lambda _dag, _run: False)
+
+
+def test_what_a_run_takes_whose_id_cannot_be_read_is_not_reaped_meanwhile() -> None:
+    backend = FakeBackend()
+    rig = a_rig(2, backend=backend, run="a", volume_template={"scope": "dag"})
+    rules = ReapRules(names=frozenset(backend.volumes))
+    found = survey(backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED, rules)
+    assert [finding.remove for finding in found] == [True] * 2
+    backend.tag_volumes([rig.slots[0].volumes[0].id], {"rankvol:used_run": f"{UNREADABLE}_h12"})
+    gone, problems = reap(backend, Selector(owner="me"), found, lambda _dag, _run: RunState.ENDED)
+    assert (gone, problems) == ([rig.slots[1].volumes[0].name], {})
 
 
 def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes() -> None:

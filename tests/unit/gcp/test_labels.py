@@ -26,6 +26,7 @@ from airflow_rankvol.backends._gcp_labels import (
 )
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
+from airflow_rankvol.tags import UNREADABLE
 
 DOCS = Path(__file__).resolve().parents[3] / "docs/gcp.md"
 KEY, MOMENT = "0a1b2c3d", "2026-11-23T20:00:00.000+00:00"
@@ -90,9 +91,9 @@ def test_texts_that_begin_alike_have_different_labels(pair: tuple[str, str]) -> 
 
 @given(text=ids)
 def test_a_text_that_is_too_long_never_reads_as_another(text: str) -> None:
-    """A run whose id cannot be read is unknown to Airflow; it must not pass for one that has ended."""
+    """A run whose id cannot be read must not pass for one that has ended."""
     found = gather("used_run", spread("used_run", text))
-    assert found == text or found.startswith("_h")
+    assert found == text or found.startswith(UNREADABLE)
     if len(text.encode()) <= 312:
         assert found == text
 
@@ -127,7 +128,29 @@ def test_damaged_labels_read_as_no_run(damage: dict[str, str]) -> None:
     tags = Tags(owner="me", dag="d", run="r", group="g", key=KEY)
     found = tags_of({**labels_of(tags), **damage}, description_of(tags))
     assert found is not None
-    assert found.used_run.startswith("_h")
+    assert found.used_run.startswith(UNREADABLE)
+    assert not found.user_is_known
+
+
+@given(dag=any_id, run=any_id)
+def test_who_made_a_volume_is_known_as_its_user_however_long_the_ids_are(dag: str, run: str) -> None:
+    tags = Tags(owner="me", dag=dag, run=run, group="g", key=KEY, used_dag=dag, used_run=run)
+    assert tags_of(labels_of(tags), description_of(tags)) == tags
+
+
+def test_another_run_whose_id_is_too_long_is_unknown() -> None:
+    tags = Tags(
+        owner="me",
+        dag="d" * 250,
+        run="r",
+        group="g",
+        key=KEY,
+        used_dag="d" * 250,
+        used_run="\N{OGHAM LETTER BEITH}" * 200,
+    )
+    found = tags_of(labels_of(tags), description_of(tags))
+    assert found is not None
+    assert (found.used_dag, found.user_is_known) == (tags.used_dag, False)
 
 
 @pytest.mark.parametrize("name", ["owner", "dag", "run", "group", "key"])

@@ -161,6 +161,14 @@ def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
         lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}))
 
 
+def test_a_name_that_a_regional_disk_has_is_refused(lab: Lab) -> None:
+    """A node attaches disks of its zone; what lies in two has to be attached in another way."""
+    lab.double("regional_disk", name="shard-1", region="us-central1")
+    with pytest.raises(ConfigError, match="volume shard-1: a regional disk of that name was found in us-central1"):
+        lab.backend.check(plan(volumes="shard-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+    lab.backend.check(plan(volumes="other-${NODE_RANK}:/data", volume_template={"scope": "global"}))
+
+
 def test_another_owners_volume_cannot_be_adopted(lab: Lab) -> None:
     """One of our own that carries another key can."""
     job: dict[str, Any] = {"volumes": "shard-${NODE_RANK}:/data", "volume_template": {"scope": "global"}}

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends._gcp_labels import description_of, labels_of
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.errors import RetryableError, VolumeConflict
 from airflow_rankvol.records import Group, Observation, VolumeState
 from tests.clouds.gcp.backend.kit import OTHER_ZONE, Lab
@@ -52,6 +54,23 @@ def test_names_that_a_look_shows_already_are_not_asked_for(lab: Lab) -> None:
     rig = creating(lab)
     rig.observe()
     assert lists(lab, rig) == {"compute:disks.aggregatedList": 1, "compute:instances.aggregatedList": 1}
+
+
+def test_a_regional_disk_of_a_volumes_name_is_nobodys_volume(lab: Lab) -> None:
+    """Somebody has made it since the plan, and given it the labels of ours: it is not adopted, listed or deleted."""
+    tags = lab.group.tags(rank=0)
+    lab.double(
+        "regional_disk", name="glob-0", region="us-central1", labels=labels_of(tags), description=description_of(tags)
+    )
+    rig = creating(lab)
+    assert [(v.id, v.adopted) for slot in rig.slots for v in slot.volumes] == [
+        (f"{lab.zone}/glob-{rank}", False) for rank in (0, 1)
+    ]
+    assert {volume.zone for volume in rig.observe().volumes} == {lab.zone}
+    assert {volume.id for volume in lab.backend.list_owned(Selector(owner="lab")).volumes} == {
+        f"{lab.zone}/glob-0",
+        f"{lab.zone}/glob-1",
+    }
 
 
 def test_adopted_volumes_are_asked_for_in_a_turn_of_their_own(lab: Lab) -> None:
