@@ -90,9 +90,9 @@ class GatherRankResults(NodeOperator):
             result = [outputs.get(slot.rank) for slot in slots]
             ending = {"result": {"rank": -1}, "output": result, "error": "", "collected": sorted(outputs)}
             return self._finish(context, backend, work, ending)
+        # What is not read counts neither for the limit nor for the zone.
         read = replace(work, slots=tuple(slot for slot in slots if slot.rank in outputs))
-        parts = read.in_parts(backend.max_volumes(job.gather_node or job.node))
-        works = parts if len(parts) > 1 else [work]
+        works = read.in_parts(backend.max_volumes(job.gather_node or job.node))
         ranks = sorted(outputs)
         outcomes = self.launch_and_wait(volumes, works, launcher, deferrable=self.deferrable, succeeded=ranks)
         if self._running:

@@ -26,7 +26,7 @@ class Launcher:
 
     Args:
         files: content of every file of the job by its name on the node.
-        slots: every rank's slot when the nodes start together, else only the task's own.
+        slots: every rank's slot for gather and when the nodes start together, else only the task's own.
         succeeded: for gather, the ranks whose tasks succeeded; None stands for all. Only their volumes are read: what
             an earlier attempt of a rank that failed later left there does not count.
         stager: the backend's; None where a start script takes files of any size.
@@ -129,7 +129,7 @@ class Launcher:
                 "compute everything again",
                 missing=ranks,
             )
-        return tuple(slot.rank for slot in work.slots if slot.rank not in self.succeeded)
+        return tuple(slot.rank for slot in self.slots if slot.rank not in self.succeeded)
 
     def _request(self, work: Work, spec: BootSpec, rank: int, zone: str | None, template: NodeTemplate) -> NodeRequest:
         name = node_name(work.group, work.role, rank, work.attempt, work.handout)

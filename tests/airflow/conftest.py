@@ -26,6 +26,7 @@ _QUICK_ON_AWS = {
     "test_a_node_that_never_boots_fails_its_rank",
     "test_a_rank_whose_console_is_lost_goes_on_from_its_record",
     "test_a_rank_whose_report_is_lost_goes_on_from_its_record",
+    "test_gather_lies_and_has_room_where_the_ranks_that_it_reads_are",
     "test_a_teardown_that_cannot_delete_fails_the_run_and_names_what_stays",
     "test_leftovers_past_their_expiry_go_with_the_next_run",
     "test_what_a_killed_create_had_made_is_deleted",

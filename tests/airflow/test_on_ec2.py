@@ -32,3 +32,25 @@ def test_a_rank_whose_console_is_lost_goes_on_from_its_record(bench: DagBench, g
     result = run.xcom("run_rank[0]")
     assert (result["attempt"], result["reused"], result["output"]) == (2, True, 1)
     assert kept_ranks(bench, run) == []
+
+
+@pytest.mark.parametrize("ground", ["aws"], indirect=True)
+def test_gather_lies_and_has_room_where_the_ranks_that_it_reads_are(bench: DagBench, ground: AwsGround) -> None:
+    """A rank that failed counts neither for the zone of its node nor for what the node can hold."""
+    bench.ground.limit_gather(2)
+    run = bench.run(
+        bench.job(
+            nodes=3,
+            commands=["[ $NODE_RANK != 0 ] || exit 3"],
+            gather=['echo "\\"$(ls $RANKS_PATH | xargs)\\"" > $RANKVOL_RESULT'],
+            allow_missing=True,
+            volumes=[{"name": "data-${NODE_RANK}", "path": "/data"}],
+            node={"zones": ["us-east-1a", "us-east-1b", "us-east-1b"]},
+        )
+    )
+    assert run.state == "success", run.log
+    assert run.xcom("gather") == "1 2"
+    attached = [call for call in ground.double.calls() if call["action"] == "AttachVolume"]
+    assert len(attached) == 3 + 2
+    assert "going on without rank(s) 0, which did not succeed" in run.log
+    assert kept_ranks(bench, run) == [0]
