@@ -86,9 +86,10 @@ def test_a_volume_becomes_available_and_goes_in_time(ec2: Any, double: Any, refu
     assert state_of(ec2, volume_id) == "creating"
     with refuses("IncorrectState"):
         ec2.delete_volume(VolumeId=volume_id)
-    double.advance(0.01)
+    double.advance(0.03)
     assert state_of(ec2, volume_id) == "available"
     ec2.delete_volume(VolumeId=volume_id)
+    double.advance(0.025)
     assert state_of(ec2, volume_id) == "deleting"
     double.advance(SETTLED_S)
     with refuses("InvalidVolume.NotFound"):
@@ -141,7 +142,7 @@ def test_the_token_of_a_deleted_volume_is_burned_for_half_a_day(ec2: Any, double
 def test_the_token_of_a_volume_that_failed_later_is_burned(ec2: Any, double: Any, refuses: Any) -> None:
     params = {"AvailabilityZone": ZONE, "Size": 1, "Encrypted": True, "KmsKeyId": "alias/none", "ClientToken": "t"}
     volume_id = ec2.create_volume(**params)["VolumeId"]
-    double.advance(0.035)
+    double.advance(0.055)
     assert state_of(ec2, volume_id) == "error"
     with refuses("IdempotentParameterMismatch"):
         ec2.create_volume(**params)
