@@ -133,19 +133,25 @@ class RankTrigger(BaseTrigger):
         observer = observer_of(self.conn_id, work.group, self._open)
         patience = Patience(work, self.conn_id)
         watch: Watch | None = None
+        refused = 0  # steps in a row; looks are the observer's own
         while True:
+            seen = None
             try:
                 watch = watch or Watch(await observer.backend(), work, screen)
-                outcome = await in_thread(watch.step, await observer.observe(watch.wants))
+                seen = await observer.observe(watch.wants)
+                watch.use(await observer.backend())  # who only waited does not hear of new credentials
+                outcome = await in_thread(watch.step, seen)
             except (RetryableError, AuthDenied) as exc:
-                if watch:
-                    watch.use(await observer.backend())
                 lost = patience.lost_by(exc, watch.now() if watch else datetime.now(UTC))
                 if lost:
                     return lost
                 if word := patience.word():
                     self.log.warning("%s", word)
+                if watch and seen and isinstance(exc, AuthDenied):
+                    refused += 1
+                    await observer.renew(watch.backend, refused)
                 continue
+            refused = 0
             patience.recover()
             if outcome:
                 return outcome
