@@ -70,9 +70,13 @@ class RankTrigger(BaseTrigger):
         await self._mask()
         works = self._works()
         shown = NodeLog(self.log, works)
+        waits = [asyncio.ensure_future(self._wait(work, shown.of(work))) for work in works]
         try:
-            outcomes = await asyncio.gather(*(self._wait(work, shown.of(work)) for work in works))
+            outcomes = await asyncio.gather(*waits)
         finally:
+            for wait in waits:  # which an error of another one leaves alone
+                wait.cancel()
+            await asyncio.wait(waits)
             shown.close()
         ending = ending_of_parts(outcomes, self.succeeded)
         # dag.test() runs triggers inline, without a triggerer to end the task.

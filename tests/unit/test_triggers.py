@@ -15,9 +15,9 @@ from airflow_rankvol.engine.step import Outcome
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import BackendError, ConfigError, FinalError, NoCapacity, QuotaExceeded, RetryableError
 from airflow_rankvol.records import Group, RankResult, Role, Slot, SlotVolume
-from airflow_rankvol.testing import FakeBackend, fails, is_lost, succeeds
+from airflow_rankvol.testing import FakeBackend, fails, hangs, is_lost, succeeds
 from airflow_rankvol.triggers import RankTrigger
-from tests.unit.trigger_kit import events_of, gathering, launched, reached_by_triggers
+from tests.unit.trigger_kit import events_of, gathering, gathering_in_parts, launched, reached_by_triggers
 
 WORK = Work(
     role=Role.GATHER,
@@ -136,6 +136,20 @@ def test_a_gather_without_records_says_what_to_clear(cloud: FakeBackend, succeed
     (event,) = events_of(gathering(cloud, succeeded))
     assert event.payload["missing"] == [1]
     assert advice in event.payload["error"]
+
+
+def test_a_gather_in_parts_that_ends_by_an_error_of_ours_leaves_no_wait_behind(cloud: FakeBackend) -> None:
+    """Nobody looks at the other parts' nodes any more, which the teardown ends."""
+    cloud.endings = {("gather", -2): hangs()}
+    trigger = gathering_in_parts(cloud)
+    cloud.faults.fail("read_report", ZeroDivisionError("ours"))
+
+    async def left_behind() -> int:
+        with pytest.raises(ZeroDivisionError):
+            await anext(trigger.run())
+        return sum("RankTrigger._wait" in str(task.get_coro()) for task in asyncio.all_tasks())
+
+    assert asyncio.run(left_behind()) == 0
 
 
 def test_run_inline_a_rank_hands_its_ending_to_the_operator(cloud: FakeBackend) -> None:
