@@ -193,11 +193,16 @@ class RankTrigger(BaseTrigger):
         if await self._still_waits():
             self.log.info("Another triggerer waits for this task now: its node is left alone")
             return
-        backend = await self._open()
-        for work in self._works():
-            node = await in_thread(stop_own, backend, work)
-            if node:
+        backend, works = await self._open(), self._works()
+        stops = [in_thread(stop_own, backend, work) for work in works]
+        errors = []
+        for work, node in zip(works, await asyncio.gather(*stops, return_exceptions=True), strict=True):
+            if isinstance(node, BaseException):
+                errors.append(node)
+            elif node:
                 self.log.info("Stopped %s of %s", node.label, work.label)
+        if errors:
+            raise errors[0]
 
 
 _stopping: set[asyncio.Future[None]] = set()
