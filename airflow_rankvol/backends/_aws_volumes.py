@@ -233,8 +233,11 @@ class Volumes:
             self.ec2.call("AttachVolume", "attach", volume_id, **parameters)
         except BackendError as exc:
             if code(exc) == "InvalidParameterValue" and "in use" in str(exc):
+                # The name stays reserved for a while, but no volume is on its way to it.
+                self.memory.attach(f"{node_id} {device}", node_id, lambda _taken: device)
+                self.memory.not_attaching(volume_id)
                 text = f"device {device} of {node_id} is taken, which EC2 does not show yet; the next name is tried"
-                raise _error(NotReady, "attach", volume_id, text) from exc  # the name stays reserved for a while
+                raise _error(NotReady, "attach", volume_id, text) from exc
             self.memory.not_attaching(volume_id)
             if code(exc) != "VolumeInUse" or not self._holds(volume_id, node_id):
                 raise
