@@ -46,7 +46,7 @@ class Guard:
     """What a resource must carry before a destructive verb touches it.
 
     Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name and no other owner's
-    tags.
+    tags. That it is the very one that was adopted, the engine has seen: the verb is given its id.
     """
 
     owner: str

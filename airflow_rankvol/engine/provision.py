@@ -13,7 +13,7 @@ from airflow_rankvol.engine.marks import check_claims, check_usable, claim, hand
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
-from airflow_rankvol.records import Group, NodeState, Observation, Slot, SlotVolume, Volume, VolumeState
+from airflow_rankvol.records import Group, NodeState, Observation, Slot, SlotVolume, Volume, VolumeState, to_iso
 from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
@@ -206,6 +206,7 @@ def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:
                 type=volume.type,
                 id=volume.id,
                 adopted=adopted,
+                created_at=to_iso(volume.created_at) if adopted else "",
             )
         )
     return Slot(rank=slot.rank, nodes=slot.nodes, zone=zone_of(slot, found) or slot.zone, volumes=tuple(volumes))

@@ -173,15 +173,13 @@ def test_a_foreign_volume_is_not_deleted(lab: Lab, guard: Guard, known: bool) ->
     assert lab.count("DeleteVolume") == 0
 
 
-def test_an_adopted_volume_goes_by_its_name_unless_two_have_it(lab: Lab) -> None:
+def test_an_adopted_volume_goes_by_its_id_whoever_else_has_its_name(lab: Lab) -> None:
     first, second = lab.foreign_volume("dataset"), lab.foreign_volume("dataset", OTHER_ZONE)
-    guard = Guard(lab.owner, lab.key, adopted_name="dataset")
-    with pytest.raises(NotOurs, match="2 volumes have that name"):
-        lab.backend.delete_volume(first, guard)
-    lab.double.boto3("ec2").delete_volume(VolumeId=second)
+    with pytest.raises(NotOurs, match="not touched"):
+        lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="data"))
+    lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="dataset"))
     lab.settle()
-    lab.backend.delete_volume(first, guard)
-    assert lab.count("DeleteVolume") == 2
+    assert list(lab.double.state()["volumes"]) == [second]
 
 
 def test_tags_are_set_by_one_call_and_others_stay(lab: Lab) -> None:
