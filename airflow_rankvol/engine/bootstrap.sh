@@ -123,6 +123,8 @@ rv_format() {
 }
 
 # Mounts volume $1 at $2. 0: mounted. 2: it is blank and may not be formatted. 1: it cannot be used (RV_WHY).
+# XFS refuses a second filesystem of the same UUID, which all volumes from one snapshot have (xfs(5), "nouuid"). Never with
+# "norecovery": what is in the log alone would be missing, without a word.
 rv_mount() {
   local i=$1 code mode=rw
   RV_AT[i]=$2
@@ -147,6 +149,7 @@ rv_mount() {
   if [ "${RV_MAY_FORMAT[i]}" = 1 ] && [ "$mode" = rw ] && rv_marked "$RV_DEV" "${RV_IDS[i]}"; then
     rv_mark "$RV_DEV" ''
   fi
+  [ "$RV_FS" != xfs ] || mode+=,nouuid
   if ! RV_WHY=$(mkdir -p "$2" 2>&1 && mount -t "$RV_FS" -o "$mode" "$RV_DEV" "$2" 2>&1); then
     RV_WHY="$RV_FS on $RV_DEV could not be mounted at $2: $RV_WHY"
     return 1
@@ -160,8 +163,8 @@ rv_mount_or_die() {
   local code=$? what="volume ${RV_NAMES[$1]} (${RV_IDS[$1]})"
   [ "$code" != 2 ] || rv_die "$what is blank, and may not be formatted because this run did not create it; expected \
 a filesystem. Is it the right volume? Format it by hand, or delete it and let the job create it"
-  [ "$code" = 0 ] || rv_die "$what: $RV_WHY; expected an ext4 filesystem or a blank volume. It was not touched: \
-look at it by hand, or delete it and let the job create it"
+  [ "$code" = 0 ] || rv_die "$what: $RV_WHY; expected a filesystem that this node knows, or a blank volume. It was not \
+touched: look at it by hand, or delete it and let the job create it"
 }
 
 # The record's first bytes say whose it is; ours are written in exactly this form.

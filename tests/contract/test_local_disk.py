@@ -15,6 +15,7 @@ from airflow_rankvol.backends._local_linux import BLKROSET, open_loop
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import BackendError, QuotaExceeded, VolumeBusy
 from airflow_rankvol.records import Volume
+from tests.clouds.nodes.kit import fill_as_from_one_snapshot
 from tests.contract.support import Lab, until
 
 
@@ -119,6 +120,15 @@ def test_ranks_have_disks_of_their_own(image: Lab) -> None:
         for rank, volume in enumerate(volumes)
     ]
     assert [image.report(node).text("log_tail")[0] for node in nodes] == ["0", "1"]
+
+
+def test_gather_mounts_copies_of_one_filesystem_beside_each_other(image: Lab) -> None:
+    volumes = [image.volume(rank) for rank in range(2)]
+    fill_as_from_one_snapshot(*(disk_of(image, volume) for volume in volumes))
+    for rank, volume in enumerate(volumes):
+        assert image.run_rank(volume, rank=rank, commands=f"echo {rank} >$VOLUME_PATH/part").phase == "done"
+    report = image.report(image.gather(*volumes, commands="cat $RANKS_PATH/*/data_volume/part"))
+    assert (report.phase, report.collected, report.text("log_tail")) == ("done", [0, 1], "0\n1\n")
 
 
 def test_a_full_state_disk_is_a_quota(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
