@@ -131,6 +131,23 @@ def test_gather_mounts_copies_of_one_filesystem_beside_each_other(image: Lab) ->
     assert (report.phase, report.collected, report.text("log_tail")) == ("done", [0, 1], "0\n1\n")
 
 
+def test_gather_says_of_a_volume_why_it_cannot_be_read(image: Lab) -> None:
+    """It is there, and its rank had succeeded: so nobody is told that it has no completion record, or is gone."""
+    volumes = [image.volume(rank) for rank in range(2)]
+    for rank, volume in enumerate(volumes):
+        image.run_rank(volume, rank=rank)
+    with disk_of(image, volumes[1]).open("r+b") as file:
+        file.seek(1024 + 24)  # s_log_block_size
+        file.write(b"\xff\xff\xff\xff")
+    report = image.report(image.gather(*volumes, allow_missing=True, commands="echo ran"))
+    assert (report.phase, report.exit_code, report.missing) == ("setup", 125, [])
+    assert report.text("error").startswith(f"rank 1: volume data-1 ({volumes[1].id}) cannot be read: ")
+    assert "ext4 on /dev/loop" in report.text("error")
+    assert "could not be mounted at /ranks/1/data_volume: " in report.text("error")
+    assert "It was not touched: look at it by hand" in report.text("error")
+    assert report.text("log_tail") == ""
+
+
 def test_a_full_state_disk_is_a_quota(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
