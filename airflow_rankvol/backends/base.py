@@ -19,6 +19,9 @@ from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
 
+#: Reasons of a node's end (``Node.reason``) that tell no other cause than its lifetime, where that is over.
+BY_ITSELF, BY_A_CALL = "it shut itself down", "it was ended by a call"
+
 
 class Clock:
     """The wall clock; tests hand in one of their own."""

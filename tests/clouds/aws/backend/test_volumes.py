@@ -227,6 +227,26 @@ def test_list_owned_selects_by_owner_dag_and_run(lab: Lab) -> None:
     assert names == [{"data-0a1b2c3d-0", "data-ffffffff-0"}, {"data-ffffffff-0"}, set(), set()]
 
 
+def test_a_key_that_cannot_be_used_is_named_and_nothing_stays(lab: Lab) -> None:
+    """EBS accepts the creation and drops the volume. Once the key is right, the next try makes it."""
+    kms = lab.double.boto3("kms")
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.disable_key(KeyId=key)
+    volumes = [
+        {"name": "a-${NODE_RANK}", "path": "/a", "size": "1GB"},
+        {"name": "b-${NODE_RANK}", "path": "/b", "size": "1GB", "kms_key": key},
+    ]
+    rig = lab.rig(2, volumes=volumes)
+    lab.backend.check(rig.plan)
+    with pytest.raises(FinalError, match=rf"volume \S+ \(vol-\w+\) \(and 1 more\): .*expected kms_key '{key}' to be"):
+        rig.create()
+    lab.settle(60)
+    assert lab.double.state()["volumes"] == {}
+    kms.enable_key(KeyId=key)
+    assert len(rig.create(generation=2)) == 2
+    assert len(lab.double.state()["volumes"]) == 4
+
+
 def test_a_volume_from_a_snapshot_is_not_blank(lab: Lab) -> None:
     """Only blank volumes may ever be formatted."""
     ec2 = lab.double.boto3("ec2")
