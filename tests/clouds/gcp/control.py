@@ -21,12 +21,17 @@ from tests.clouds.gcp.views import instance_view
 
 @dataclass
 class GceRule(Rule):
-    """A fault in Compute Engine's words, and of its calls unless it says otherwise; ``code`` is the reason."""
+    """A fault in Compute Engine's words, and of its calls unless it says otherwise; ``code`` is the reason.
+
+    Args:
+        plain: whether something between the client and Google answers: no JSON, and so no reason.
+    """
 
     service: str = "compute"
     code: str = "backendError"
     message: str = "Backend Error"
     status: int = 503
+    plain: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
