@@ -132,7 +132,19 @@ class Control(BaseControl):
         """Let lists of all zones do without one, and say so in a warning."""
         if zone not in ZONES:
             raise ValueError(f"expected one of {', '.join(ZONES)}, found {zone!r}")
-        (self._gce.lost.add if on else self._gce.lost.discard)(zone)
+        self.do_warn("UNREACHABLE" if on else "", f"zones/{zone}")
+
+    def do_warn(self, code: str, scope: str = "") -> None:
+        """Let lists of all zones do without a scope ("zones/…", "regions/…"), and say so in a warning of that code.
+
+        Args:
+            code: as the discovery document has it; empty takes the warning back.
+            scope: empty for the whole list, whose own warning it is then.
+        """
+        if code:
+            self._gce.lost[scope] = code
+        else:
+            self._gce.lost.pop(scope, None)
 
     def do_stick(self, state: str, disk: str = "*", times: int = 1) -> None:
         """Let the next attaches or detaches of a disk hang in "attaching" or "detaching"."""
