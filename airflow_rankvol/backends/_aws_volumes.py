@@ -60,8 +60,8 @@ class Volumes:
                 raise
         self.memory.forget_volume(volume_id)
 
-    def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
-        """Set tags on volumes of ours."""
+    def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> frozenset[str]:
+        """Set tags on volumes of ours; return the ids of those that are gone."""
         known = {volume_id: self.memory.volume(volume_id) for volume_id in volume_ids}
         unknown = [volume_id for volume_id, raw in known.items() if raw is None]
         known |= self._look(unknown)
@@ -77,6 +77,8 @@ class Volumes:
             if not gone or any(map(self.memory.just_made, gone)):
                 raise
             self._tag(left, tags)
+            ids = left
+        return frozenset(volume_ids).difference(ids)
 
     def claim(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str) -> None:
         """Set tags on volumes of ours while nobody else has them: EC2 cannot compare and set at once.

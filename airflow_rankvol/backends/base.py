@@ -96,9 +96,13 @@ def check_there(there: bool, held_by: str | None, backend: str, name: str) -> No
     Args:
         held_by: None where it is not claimed, but only tagged.
     """
-    if held_by is None or there:
-        return
-    raise VolumeConflict(
+    if held_by is not None and not there:
+        raise is_gone(backend, name)
+
+
+def is_gone(backend: str, name: str) -> VolumeConflict:
+    """Return the error of a volume that is gone before a run was handed it."""
+    return VolumeConflict(
         "it is gone, or being deleted: somebody has removed it at this very moment. Clear create_volumes",
         backend=backend,
         verb="tag_volumes",
@@ -229,12 +233,18 @@ class Backend(Protocol):
     def delete_volume(self, volume_id: str, guard: Guard) -> None:
         """Start deleting a volume; absent is success, attached is VolumeBusy, foreign is NotOurs."""
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored.
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is no error.
 
         Args:
             held_by: tag only while each of them is there and ``rankvol:used_by`` is this on it, else VolumeConflict and
                 none is tagged. At once where the backend can do that, else by a look right before and one right after.
+
+        Returns:
+            The ids of those that are gone. What a look still shows is not, whatever the call itself was answered: that
+            is a retryable error.
         """
 
     def create_node(self, request: NodeRequest) -> Node:

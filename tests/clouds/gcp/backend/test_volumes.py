@@ -143,7 +143,8 @@ def test_an_adopted_volume_goes_by_its_id_whoever_else_has_its_name(lab: Lab) ->
 
 def test_tags_are_set_and_others_stay(lab: Lab) -> None:
     ids = [lab.volume(rank).id for rank in range(3)]
-    lab.backend.tag_volumes([*ids, f"{ZONE}/gone"], {"rankvol:collected": lab.key})
+    gone = lab.backend.tag_volumes([*ids, f"{ZONE}/gone"], {"rankvol:collected": lab.key})
+    assert gone == {f"{ZONE}/gone"}
     assert {volume.tags for volume in lab.see().volumes} == {
         lab.group.tags(rank=rank, collected=lab.key) for rank in range(3)
     }
@@ -156,6 +157,27 @@ def test_tags_are_set_when_tag_volumes_returns(lab: Lab) -> None:
     lab.double("fail_later", action="disks.setLabels", code="INTERNAL_ERROR")
     with pytest.raises(RetryableError, match="INTERNAL_ERROR"):
         lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"})
+
+
+def test_a_volume_that_went_after_it_was_seen_is_told(lab: Lab) -> None:
+    made, gone = lab.volume(0), lab.volume(1)
+    process = lab.process()
+    process.observe(lab.group)
+    lab.double.rest().delete(f"zones/{ZONE}/disks/{gone.name}")
+    lab.settle()
+    assert process.tag_volumes([made.id, gone.id], {"rankvol:collected": "x"}) == {gone.id}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_volume_that_a_look_shows_is_not_gone_whatever_its_tagging_was_answered(lab: Lab, plain: bool) -> None:
+    """Without its mark it would pass for one that no rank has had, and be deleted with its results."""
+    made = lab.volume()
+    lab.see()
+    lab.double.fault("error", "disks.setLabels", status=404, code="notFound", message="nothing here", plain=plain)
+    with pytest.raises(RetryableError, match=r"answered .*nothing here.*It is tried again"):
+        lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"})
+    assert lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"}) == frozenset()
+    assert lab.disk(made)["labels"]["rankvol-attempt"] == "1"
 
 
 def test_labels_of_others_survive_ours(lab: Lab) -> None:
