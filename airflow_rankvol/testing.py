@@ -162,8 +162,10 @@ class FakeBackend(FakeCloud):
 
         self._verb("delete_volume", self._name_of(volume_id), effect)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set tags on volumes of ours."""
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set tags on volumes of ours; return the ids of those that are gone."""
         with self._lock:
             self._world.settle(self.clock.now())
             known = {volume_id: self._world.disks.get(volume_id) for volume_id in volume_ids}
@@ -172,6 +174,7 @@ class FakeBackend(FakeCloud):
             for disk in filter(None, known.values()):
                 check_held(disk.tags.used_by if disk.tags else "", held_by, tags, self.name, disk.name)
             self._tag_volumes(volume_ids, tags)
+            return frozenset(volume_id for volume_id, there in known.items() if there is None)
 
     def _tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         def tag(volume_id: str) -> None:

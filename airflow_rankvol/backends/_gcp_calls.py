@@ -16,6 +16,10 @@ from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, Retryable
 RATES = Rates("gcp", "Compute Engine", other=(300.0, 20.0))
 #: A page holds at most as many (discovery document, maxResults).
 PAGE = 500
+#: The warning of a scope that has nothing to list; with any other one, something may be missing (ibid., warning.code).
+NOTHING = "NO_RESULTS_ON_PAGE"
+#: Filters cost, and what is filtered out has a quota (ibid.; Compute Engine's "API rate quotas").
+LIST_QUOTA = "LIST_OVERHEAD_QUOTA_EXCEED"
 #: zoneOperations.wait answers within two minutes (discovery document); so many seconds on top for the way.
 WAIT_S = 120.0 + READ_S
 #: As many times it is asked before the engine gets to say whether to go on: it may answer at once (ibid.).
@@ -137,14 +141,13 @@ class Gce:
             regional: whether a region's own are wanted, too.
 
         Raises:
-            RetryableError: a zone could not be reached, so what is not listed may exist.
+            RetryableError: a zone could not be reached, or was listed only in part: what is not listed may exist.
         """
         mask = f"nextPageToken,unreachables,warning,items/*/warning,items/*/{kind}({fields})" if fields else None
         found: list[Raw] = []
         for page in self.pages(f"aggregated/{kind}", verb, resource, filter=filter_, fields=mask):
-            scopes: Mapping[str, Raw] = page.get("items") or {}
-            _check_reached(page, scopes, known, (verb, resource))
-            for name, scope in scopes.items():
+            _check_whole(page, known, (verb, resource), regional=regional)
+            for name, scope in (page.get("items") or {}).items():
                 if regional or name.startswith("zones/"):
                     found += scope.get(kind) or ()
         return found
@@ -184,15 +187,31 @@ def all_of(*filters: str) -> str:
     return " AND ".join(f"({wanted})" for wanted in filters if wanted)
 
 
-def _check_reached(page: Raw, scopes: Mapping[str, Raw], known: Collection[str] | None, where: tuple[str, str]) -> None:
-    gone = {str(link).rpartition("/")[2] for link in page.get("unreachables") or ()}
-    warnings = {name: scope.get("warning") or {} for name, scope in scopes.items()}
-    gone |= {name.rpartition("/")[2] for name, warning in warnings.items() if warning.get("code") == "UNREACHABLE"}
-    missed = sorted(gone if known is None else gone.intersection(known))
+def _check_whole(page: Raw, known: Collection[str] | None, where: tuple[str, str], *, regional: bool) -> None:
+    """Raise where a page of a list of all zones says that it may lack something.
+
+    Args:
+        known, regional: as ``everywhere`` has them.
+    """
+    items: Mapping[str, Raw] = page.get("items") or {}
+    told = dict.fromkeys(map(str, page.get("unreachables") or ()), "UNREACHABLE")
+    told |= {name: str(scope["warning"].get("code")) for name, scope in items.items() if scope.get("warning")}
+    missed = {
+        name.rpartition("/")[2]: code
+        for name, code in told.items()
+        if code != NOTHING
+        and (regional or "regions/" not in name)
+        and (known is None or name.rpartition("/")[2] in known)
+    }
+    # Which zones it means, it does not tell for sure.
+    own = str((page.get("warning") or {}).get("code", NOTHING))
+    missed |= {"the whole list": own} if own != NOTHING else {}
     if missed:
+        found = ", ".join(f"{place} ({code})" for place, code in sorted(missed.items()))
+        step = " Ask for more of the quota 'Filtered list cost overhead', or list less" if LIST_QUOTA in found else ""
         raise RetryableError(
-            f"Compute Engine could not reach {', '.join(missed)}, so nothing can be said of what is not listed. It is "
-            "tried again",
+            f"Compute Engine did not list all of {found}, so nothing can be said of what is not listed. It is tried "
+            f"again.{step}",
             backend="gcp", verb=where[0], resource=where[1],
         )  # fmt: skip
 

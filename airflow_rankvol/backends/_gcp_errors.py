@@ -57,6 +57,11 @@ class Meaning:
 _SLOW = Meaning(Throttled, "It is tried again; other jobs of this project may use up its request rate")
 _AGAIN = Meaning(RetryableError, "It is tried again")
 _SOON = Meaning(NotReady, "It is tried again")
+_NOT_GOOGLE = Meaning(
+    RetryableError,
+    "That is no answer of Google's API: look at what lies between, and at the connection's endpoint_url. It is tried "
+    "again",
+)
 _CREDENTIALS = Meaning(
     CredentialsRefused,
     "The credentials of the connection are not valid: renew them, or let the connection use another way to sign in "
@@ -186,6 +191,9 @@ def _meaning(error: ApiError) -> Meaning:
         return _AGAIN
     if known is not None:
         return known
+    # Google says in JSON that something is not there. A proxy or an ingress that cannot reach it must not delete it.
+    if error.status == 404 and not error.code:
+        return _NOT_GOOGLE
     # What answers 200 without JSON is something in between: a proxy, a page to sign in.
     again = error.status // 100 == 2 or (error.status >= 500 and error.status != 501)
     return _AGAIN if again else Meaning(FinalError, "See Compute Engine's API errors")
@@ -241,7 +249,7 @@ def of_answer(status: int, found: Any, text: str) -> ApiError:
     """
     error = found.get("error") if isinstance(found, Mapping) else None
     if not isinstance(error, Mapping):
-        return ApiError(status, "notFound" if status == 404 else "", text[:500].strip() or "an empty answer")
+        return ApiError(status, "", text[:500].strip() or "an empty answer")
     first: Mapping[str, Any] = next(iter(error.get("errors") or ()), {})
     infos = [detail for detail in error.get("details") or () if isinstance(detail, Mapping)]
     known = [str(info.get("reason", "")) for info in infos if info.get("reason") in TABLE]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
+from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_creation import creation
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_insert import Insertion, insert
@@ -62,15 +62,12 @@ class Volumes:
             self.memory.forget_volume(volume_id)
             return
         guard.check(tags=our_tags(raw), name=name, backend="gcp", verb="delete_volume")
-        tags = our_tags(raw)
-        if tags is None or (tags.owner, tags.key) != (guard.owner, guard.key):
-            self._check_only_one(name)
         if raw.get("status") != "DELETING" and _same_disk(raw, seen):
             delete_disk(self.gce, self.memory, raw, "delete_volume")
         self.memory.forget_volume(volume_id)
 
-    def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> None:
-        """Set tags on volumes of ours; those that are gone do not count, unless they are claimed."""
+    def tag(self, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> frozenset[str]:
+        """Set tags on volumes of ours; return the ids of those that are gone, which none may that is claimed."""
         ids = sorted(set(volume_ids))
         known = dict(zip(ids, together(ids, self._known), strict=True))
         for volume_id, there in known.items():
@@ -80,8 +77,10 @@ class Volumes:
             self._check_ours(raw)
             _check_held(raw, held_by, tags)
         if held_by is None:
-            together(found, lambda raw: self._tag(raw, tags, None))
-            return
+            tagged = together(found, lambda raw: self._tag(raw, tags, None))
+            return frozenset(ids).difference(
+                id_of(raw) for raw, is_there in zip(found, tagged, strict=True) if is_there
+            )
         done: list[Raw] = []
 
         def claim(raw: Raw) -> None:
@@ -95,6 +94,7 @@ class Volumes:
         except BaseException:
             self._give_back(done, tags)
             raise
+        return frozenset()
 
     def attach(self, volume_id: str, node_id: str) -> None:
         """Attach a volume to a running node, unless that is done or under way."""
@@ -150,14 +150,6 @@ class Volumes:
                 )
         return found
 
-    def _check_only_one(self, name: str) -> None:
-        """Refuse to delete an adopted volume by a name that several zones have: which was meant, nobody knows."""
-        found = self.gce.everywhere("disks", "delete_volume", name, filter_=all_of(any_of("name", [name])))
-        if len(found) > 1:
-            ids = ", ".join(sorted(map(id_of, found)))
-            raise _error(NotOurs, "delete_volume", name, f"refused: {len(found)} disks have that name ({ids}). None "
-                         "was touched; remove the right one by hand")  # fmt: skip
-
     def _known(self, volume_id: str) -> Raw | None:
         seen = self.memory.volume(volume_id)
         # What was just made, or just tagged, is not known to that degree.
@@ -171,14 +163,18 @@ class Volumes:
             text = "refused: since it was looked at, its name is another disk's, or the disk another owner's. Try again"
             raise _error(NotOurs, "tag_volumes", id_of(raw), text)
 
-    def _tag(self, raw: Raw, tags: Mapping[str, str], held_by: str | None) -> None:
-        """Set the labels that a disk had when it was looked at, some anew; look again where they are others now."""
+    def _tag(self, raw: Raw, tags: Mapping[str, str], held_by: str | None) -> bool:
+        """Set the labels that a disk had when it was looked at, some anew; look again where they are others now.
+
+        Returns:
+            Whether it is there; gone is only what a look does not show either.
+        """
         seen: Raw | None = raw
         zone, name = split(id_of(raw))
         for attempt in range(TRIES):
             if seen is None:
                 check_there(False, held_by, "gcp", id_of(raw))
-                return
+                return False
             self._check_ours(seen)
             _check_held(seen, held_by, tags)
             body = {
@@ -190,17 +186,18 @@ class Volumes:
                 operation = self.gce.call("POST", path, "tag_volumes", id_of(seen), body=body, requestId=once())
             except BackendError as exc:
                 self.memory.forget_volume(id_of(seen))
-                if code(exc) == "notFound":
-                    check_there(False, held_by, "gcp", id_of(raw))
-                    return
-                if code(exc) != "conditionNotMet" or attempt == TRIES - 1:
+                if code(exc) not in ("conditionNotMet", "notFound") or attempt == TRIES - 1:
                     raise
                 seen = self.get(id_of(seen), "tag_volumes")
+                if seen is not None and code(exc) == "notFound":
+                    text = f"it is there, but {exc}. It is tried again"
+                    raise _error(NotReady, "tag_volumes", id_of(raw), text) from exc
                 continue
             # Its fingerprint is another one now.
             self.memory.forget_volume(id_of(seen))
             self.gce.wait(operation, "tag_volumes", id_of(seen))
-            return
+            break
+        return True
 
     def _give_back(self, claimed: Sequence[Raw], tags: Mapping[str, str]) -> None:
         """Undo half a claim: put back what the volumes carried before, while they carry what was just set."""

@@ -10,8 +10,8 @@ from airflow_rankvol.errors import NotOurs
 from airflow_rankvol.records import Tags
 
 
-def tag(store: Store, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> None:
-    """Set tags on volumes of ours; the caller has the store's lock.
+def tag(store: Store, volume_ids: Sequence[str], tags: Mapping[str, str], held_by: str | None) -> frozenset[str]:
+    """Set tags on volumes of ours, and return the ids of those that are gone; the caller has the store's lock.
 
     Raises:
         NotOurs: one carries no tags of ours.
@@ -33,3 +33,4 @@ def tag(store: Store, volume_ids: Sequence[str], tags: Mapping[str, str], held_b
         check_held(item.tags.get("rankvol:used_by", ""), held_by, tags, "local", item.name)
     for item in found:
         store.retag(item, tags)
+    return frozenset(volume_id for volume_id, there in known.items() if there is None)

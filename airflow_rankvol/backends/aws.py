@@ -162,12 +162,14 @@ class AwsBackend:
         """Start deleting a volume; absent is success."""
         self.volumes.delete(volume_id, guard)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set tags on volumes of ours, a call for each thousand."""
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set tags on volumes of ours, a call for each thousand; return the ids of those that are gone."""
         if held_by is None:
-            self.volumes.tag(volume_ids, tags)
-        else:
-            self.volumes.claim(volume_ids, tags, held_by)
+            return self.volumes.tag(volume_ids, tags)
+        self.volumes.claim(volume_ids, tags, held_by)
+        return frozenset()
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node; its volumes are attached once it runs."""

@@ -19,6 +19,9 @@ from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
 
+#: Reasons of a node's end (``Node.reason``) that tell no other cause than its lifetime, where that is over.
+BY_ITSELF, BY_A_CALL = "it shut itself down", "it was ended by a call"
+
 
 class Clock:
     """The wall clock; tests hand in one of their own."""
@@ -46,7 +49,7 @@ class Guard:
     """What a resource must carry before a destructive verb touches it.
 
     Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name and no other owner's
-    tags.
+    tags. That it is the very one that was adopted, the engine has seen: the verb is given its id.
     """
 
     owner: str
@@ -93,9 +96,13 @@ def check_there(there: bool, held_by: str | None, backend: str, name: str) -> No
     Args:
         held_by: None where it is not claimed, but only tagged.
     """
-    if held_by is None or there:
-        return
-    raise VolumeConflict(
+    if held_by is not None and not there:
+        raise is_gone(backend, name)
+
+
+def is_gone(backend: str, name: str) -> VolumeConflict:
+    """Return the error of a volume that is gone before a run was handed it."""
+    return VolumeConflict(
         "it is gone, or being deleted: somebody has removed it at this very moment. Clear create_volumes",
         backend=backend,
         verb="tag_volumes",
@@ -226,12 +233,18 @@ class Backend(Protocol):
     def delete_volume(self, volume_id: str, guard: Guard) -> None:
         """Start deleting a volume; absent is success, attached is VolumeBusy, foreign is NotOurs."""
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is ignored.
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set ``rankvol:…`` tags on volumes of ours, all in one call; foreign is NotOurs, absent is no error.
 
         Args:
             held_by: tag only while each of them is there and ``rankvol:used_by`` is this on it, else VolumeConflict and
                 none is tagged. At once where the backend can do that, else by a look right before and one right after.
+
+        Returns:
+            The ids of those that are gone. What a look still shows is not, whatever the call itself was answered: that
+            is a retryable error.
         """
 
     def create_node(self, request: NodeRequest) -> Node:

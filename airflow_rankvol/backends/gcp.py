@@ -202,9 +202,11 @@ class GcpBackend:
         """Start deleting a volume; absent is success."""
         self.volumes.delete(volume_id, guard)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set tags on volumes of ours, a call for each; only where nobody else has changed them meanwhile."""
-        self.volumes.tag(volume_ids, tags, held_by)
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set tags on volumes of ours, a call for each; return the ids of those that are gone."""
+        return self.volumes.tag(volume_ids, tags, held_by)
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node with its volumes attached."""

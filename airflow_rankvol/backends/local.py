@@ -174,10 +174,12 @@ class LocalBackend:
             text = f"deleted, but its files in {gone} cannot be removed ({reason}). Remove them by hand"
             raise BackendError(text, backend=self.name, verb="delete_volume", resource=item.name)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
-        """Set tags on volumes of ours."""
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        """Set tags on volumes of ours; return the ids of those that are gone."""
         with mapped("tag_volumes", ", ".join(volume_ids)), self.store.lock():
-            tag(self.store, volume_ids, tags, held_by)
+            return tag(self.store, volume_ids, tags, held_by)
 
     def create_node(self, request: NodeRequest) -> Node:
         """Launch a node with its volumes attached; the one of that name is returned when it exists."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
-from airflow_rankvol.backends.base import Backend
+from airflow_rankvol.backends.base import Backend, is_gone
 from airflow_rankvol.engine.calls import in_parallel, patiently
 from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedVolume
@@ -83,7 +83,8 @@ def hand_out(
         found, ids: as ``claim`` has them.
 
     Raises:
-        VolumeConflict: one that outlives runs is gone, or this run's no more.
+        VolumeConflict: one is gone: nothing would tell the teardown that a rank was given it. Or one that outlives runs
+            is this run's no more.
     """
     handed = _handed(group, found, ids)
     marks = {"rankvol:attempt": str(generation), "rankvol:collected": "", **_user(group)}
@@ -91,9 +92,10 @@ def hand_out(
     for held_by, same in _shared(handed).items():
         patiently(backend, backend.tag_volumes, same, marks, held_by=held_by)
     # That costs two looks on EC2. What is this run's alone nobody else takes.
-    own = [volume.id for volume in handed if not outlives_runs(volume)]
-    if own:
-        patiently(backend, backend.tag_volumes, own, marks)
+    own = {volume.id: volume for volume in handed if not outlives_runs(volume)}
+    gone = patiently(backend, backend.tag_volumes, [*own], marks) if own else ()
+    if gone:
+        raise is_gone(backend.name, own[min(gone)].label)
 
 
 def _handed(group: Group, found: Mapping[str, tuple[Volume, bool]], ids: Sequence[str]) -> list[Volume]:

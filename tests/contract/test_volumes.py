@@ -72,9 +72,12 @@ def test_an_attached_volume_is_not_deleted(lab: Lab) -> None:
     lab.backend.delete_node(node.id, lab.guard)
 
 
-def test_tags_are_set_and_others_stay(lab: Lab) -> None:
+def test_tags_are_set_others_stay_and_what_is_gone_is_told(lab: Lab) -> None:
     volumes = [lab.volume(rank) for rank in range(2)]
-    lab.backend.tag_volumes([volume.id for volume in volumes] + ["vol-absent"], {"rankvol:collected": lab.key})
+    ids = [volume.id for volume in volumes]
+    absent = ids[0][:-1] + ("e" if ids[0].endswith("f") else "f")
+    assert lab.backend.tag_volumes([*ids, absent], {"rankvol:collected": lab.key}) == {absent}
+    assert lab.backend.tag_volumes(ids, {"rankvol:collected": lab.key}) == frozenset()
     wanted = [lab.group.tags(rank=rank, collected=lab.key) for rank in range(2)]
     # A cloud may show them a moment later, and in any order.
     until(lambda: sorted((v.tags for v in lab.see().volumes if v.tags), key=lambda t: t.rank) == wanted, "other tags")

@@ -13,8 +13,8 @@ from tests.clouds.common.control import CONTROL
 from tests.clouds.common.faults import Dropped, Faults, Rule
 from tests.clouds.common.recorder import Call, Recorder
 from tests.clouds.gcp.calls import Reader, Request
-from tests.clouds.gcp.control import Control
-from tests.clouds.gcp.errors import GceError
+from tests.clouds.gcp.control import Control, GceRule
+from tests.clouds.gcp.errors import GceError, Interposed
 from tests.clouds.gcp.gce import Gce
 from tests.clouds.gcp.promises import broken
 from tests.clouds.gcp.rights import Rights
@@ -130,4 +130,6 @@ class App:
             return
         if rule.kind == "throttle" and call.service != "compute":
             raise GceError(429, "rateLimitExceeded", "The rate of requests is too high; try again later.")
+        if isinstance(rule, GceRule) and rule.plain:
+            raise Interposed(rule.status, rule.message)
         raise GceError(rule.status, rule.code, rule.message)

@@ -228,7 +228,7 @@ class CatalogCalls:
     def all_machine_types(self, params: Json) -> Json:
         """machineTypes.aggregatedList."""
         found = sorted((pair for zone in ZONES for pair in self._in(zone)), key=lambda pair: (pair[1].name, pair[0]))
-        return self._types.aggregated(params, found, self._type_view, SCOPES, ())
+        return self._types.aggregated(params, found, self._type_view, SCOPES, {})
 
     @staticmethod
     def _kind_view(found: tuple[str, Kind]) -> Json:

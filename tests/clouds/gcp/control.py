@@ -21,12 +21,17 @@ from tests.clouds.gcp.views import instance_view
 
 @dataclass
 class GceRule(Rule):
-    """A fault in Compute Engine's words, and of its calls unless it says otherwise; ``code`` is the reason."""
+    """A fault in Compute Engine's words, and of its calls unless it says otherwise; ``code`` is the reason.
+
+    Args:
+        plain: whether something between the client and Google answers: no JSON, and so no reason.
+    """
 
     service: str = "compute"
     code: str = "backendError"
     message: str = "Backend Error"
     status: int = 503
+    plain: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +125,19 @@ class Control(BaseControl):
         """Let lists of all zones do without one, and say so in a warning."""
         if zone not in ZONES:
             raise ValueError(f"expected one of {', '.join(ZONES)}, found {zone!r}")
-        (self._gce.lost.add if on else self._gce.lost.discard)(zone)
+        self.do_warn("UNREACHABLE" if on else "", f"zones/{zone}")
+
+    def do_warn(self, code: str, scope: str = "") -> None:
+        """Let lists of all zones do without a scope ("zones/…", "regions/…"), and say so in a warning of that code.
+
+        Args:
+            code: as the discovery document has it; empty takes the warning back.
+            scope: empty for the whole list, whose own warning it is then.
+        """
+        if code:
+            self._gce.lost[scope] = code
+        else:
+            self._gce.lost.pop(scope, None)
 
     def do_stick(self, state: str, disk: str = "*", times: int = 1) -> None:
         """Let the next attaches or detaches of a disk hang in "attaching" or "detaching"."""

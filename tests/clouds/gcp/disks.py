@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from tests.clouds.gcp.bounds import KINDS, check
@@ -102,7 +102,7 @@ class Disks:
         maker: Maker,
         quotas: Quotas,
         lifecycle: Lifecycle,
-        lost: Iterable[str],
+        lost: Mapping[str, str],
     ) -> None:
         self._world = world
         self._operations = operations

@@ -46,6 +46,17 @@ class GceError(Exception):
         return json.dumps({"error": error}, indent=1).encode()
 
 
+class Interposed(GceError):
+    """What something between the client and Google answers, such as a proxy or an ingress: a text, and no JSON."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, "", message)
+
+    def body(self) -> bytes:
+        """Return the text alone."""
+        return self.message.encode()
+
+
 @dataclass(frozen=True)
 class Failure:
     """How an operation fails that was accepted: the entry of its error list, and the status it would have had."""

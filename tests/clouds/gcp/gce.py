@@ -32,7 +32,7 @@ class Gce:
         self.nodes = nodes
         self.catalog = Catalog()
         self.stuck = Stuck()
-        self.lost: set[str] = set()  # zones that cannot be reached
+        self.lost: dict[str, str] = {}  # scopes that lists of all zones do without, with the warning's code
         self.capacity = Capacity()
         self.quotas = Quotas(world)
         self.operations = Operations(world)

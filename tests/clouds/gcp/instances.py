@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.clouds.gcp.attachments import Attachments, incompatible
@@ -34,7 +34,7 @@ class Instances:
         launcher: Launcher,
         lifecycle: Lifecycle,
         attachments: Attachments,
-        limits: tuple[Quotas, Capacity, Iterable[str]],
+        limits: tuple[Quotas, Capacity, Mapping[str, str]],
     ) -> None:
         self._world = world
         self._operations = operations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from tests.clouds.gcp.errors import GceError, invalid, not_modelled
@@ -14,6 +14,7 @@ from tests.clouds.gcp.model import PROJECT, ROOT
 T = TypeVar("T")
 Json = dict[str, Any]
 
+NOTHING = "NO_RESULTS_ON_PAGE"
 PAGE = 500  # disc: maxResults, "Acceptable values are 0 to 500, inclusive"
 
 
@@ -45,28 +46,36 @@ class Lister(Generic[T]):
         return {k: v for k, v in {**seen, "nextPageToken": token}.items() if v}
 
     def aggregated(
-        self, params: Json, found: Iterable[T], view: Callable[[T], Json], scopes: Iterable[str], lost: Iterable[str]
+        self,
+        params: Json,
+        found: Iterable[T],
+        view: Callable[[T], Json],
+        scopes: Iterable[str],
+        lost: Mapping[str, str],
     ) -> Json:
         """Return one page of the list of all zones; scopes without results have a warning in their place.
 
         Args:
             scopes: such as "zones/us-central1-a" and "regions/us-central1" (disc: disks.aggregatedList lists both).
-            lost: zones that cannot be reached (disc: warning.code UNREACHABLE, "A given scope cannot be reached").
+            lost: scopes that are not listed, each with its warning's code (disc: warning.code, such as
+                UNREACHABLE, "A given scope cannot be reached"); the empty one stands for the whole list.
         """
-        gone = set(lost)
         page, token = self._page(params, found, view)
         items: Json = {}
         for scope in scopes:
             here = [v for v in page if _where(v) == scope]
-            lost_here = scope.rpartition("/")[2] in gone
-            code = "UNREACHABLE" if lost_here else "NO_RESULTS_ON_PAGE"
-            items[scope] = {self._collection: here} if here and not lost_here else _warning(code, scope)
+            if here and not lost.keys() & {"", scope}:
+                items[scope] = {self._collection: here}
+            else:
+                items[scope] = {"warning": _warning(lost.get(scope, NOTHING), scope)}
         seen: Json = {
             "kind": f"compute#{self._kind}AggregatedList",
             "id": f"projects/{PROJECT}/aggregated/{self._collection}",
             "selfLink": f"{ROOT}projects/{PROJECT}/aggregated/{self._collection}",
             "items": items,
         }
+        if "" in lost:
+            seen["warning"] = _warning(lost[""], "all")
         return {**seen, "nextPageToken": token} if token else seen
 
     def _page(self, params: Json, found: Iterable[T], view: Callable[[T], Json]) -> tuple[list[Json], str]:
@@ -89,9 +98,9 @@ def _where(view: Json) -> str:
 
 
 def _warning(code: str, scope: str) -> Json:
-    text = "There are no results for scope" if code == "NO_RESULTS_ON_PAGE" else "Could not reach scope"
+    text = "There are no results" if code == NOTHING else "Not everything is listed"
     data = [{"key": "scope", "value": scope}]
-    return {"warning": {"code": code, "message": f"{text} '{scope}' on this page.", "data": data}}
+    return {"code": code, "message": f"{text} for scope '{scope}' on this page.", "data": data}
 
 
 def _token(params: Json, last: Json) -> str:

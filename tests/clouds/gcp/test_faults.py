@@ -11,6 +11,7 @@ import requests
 
 from tests.clouds.gcp.client import ZONE, Double, Refused, Rest
 from tests.clouds.gcp.conftest import wish
+from tests.clouds.gcp.model import PROJECT
 
 DISKS, INSTANCES = f"zones/{ZONE}/disks", f"zones/{ZONE}/instances"
 
@@ -35,6 +36,12 @@ def test_a_call_fails_before_or_after_its_effect(api: Rest, double: Double, refu
     with refuses("backendError", 503):
         api.post(DISKS, {"name": "disk"})
     assert count(double) == left
+
+
+def test_something_in_between_answers_without_json(double: Double) -> None:
+    double.fault("error", "disks.list", plain=True, status=404, message="default backend - 404")
+    answer = requests.get(f"{double.url}/compute/v1/projects/{PROJECT}/{DISKS}", timeout=60)
+    assert (answer.status_code, answer.text) == (404, "default backend - 404")
 
 
 @pytest.mark.parametrize(("when", "left"), [("before", 0), ("after", 1)])

@@ -130,6 +130,25 @@ def test_a_zone_that_cannot_be_reached_is_told_in_a_warning(api: Rest, double: D
     assert len(api.get("aggregated/disks")["items"][f"zones/{ZONE}"]["disks"]) == 4
 
 
+@pytest.mark.parametrize("code", ["LIST_OVERHEAD_QUOTA_EXCEED", "PARTIAL_SUCCESS"])
+def test_a_list_that_is_not_whole_says_so_in_a_warning_of_a_scope_or_of_its_own(
+    api: Rest, double: Double, disks: None, code: str
+) -> None:
+    double("warn", code=code, scope=f"zones/{ZONE}")
+    found = api.get("aggregated/disks")
+    assert found["items"][f"zones/{ZONE}"]["warning"]["code"] == code
+    assert "disks" not in found["items"][f"zones/{ZONE}"]
+    assert "disks" in found["items"][f"zones/{OTHER_ZONE}"]
+    assert "warning" not in found
+    double("warn", code="", scope=f"zones/{ZONE}")
+    double("warn", code=code)
+    found = api.get("aggregated/disks")
+    assert found["warning"]["code"] == code
+    assert not any("disks" in part for part in found["items"].values())
+    double("warn", code="")
+    assert "warning" not in api.get("aggregated/disks")
+
+
 def test_what_is_there_without_our_doing_can_be_read(api: Rest) -> None:
     assert [z["name"] for z in api.get("zones", filter="name=us-central1-a")["items"]] == [ZONE]
     assert api.get(f"zones/{ZONE}")["region"].endswith("/us-central1")

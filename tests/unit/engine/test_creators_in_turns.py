@@ -45,19 +45,23 @@ class TakesTurns(FakeBackend):
         self._wait()
         super().delete_volume(volume_id, guard)
 
-    def tag_volumes(self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+    def tag_volumes(
+        self, volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None
+    ) -> frozenset[str]:
+        gone: set[str] = set()
         done: list[tuple[str, dict[str, str]]] = []
         try:
             for volume_id in sorted(volume_ids):
                 self._wait()
                 disk = self._world.disks.get(volume_id)
                 before = disk.tags.to_dict() if disk and disk.tags else {}
-                super().tag_volumes([volume_id], tags, held_by=held_by)
+                gone |= super().tag_volumes([volume_id], tags, held_by=held_by)
                 done.append((volume_id, {name: before[name] for name in tags if name in before}))
         except VolumeConflict:
             for volume_id, old in done:
                 super().tag_volumes([volume_id], old)
             raise
+        return frozenset(gone)
 
 
 def whole_run(rig: Rig, living: set[str]) -> bool:

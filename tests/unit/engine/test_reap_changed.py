@@ -25,7 +25,7 @@ def ended(_dag: str, _run: str) -> RunState:
 class Meanwhile(FakeBackend):
     """A backend on which something happens when a node is deleted."""
 
-    def meanwhile(self) -> None:
+    def meanwhile(self) -> object:
         raise NotImplementedError
 
     def delete_node(self, node_id: str, guard: object) -> None:

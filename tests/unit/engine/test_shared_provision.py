@@ -138,10 +138,10 @@ def test_of_two_runs_that_come_at_the_same_moment_one_gets_the_volumes() -> None
     slow, quick = (Rig(backend, a_plan(2, run=run, volume_template=template)) for run in ("slow", "quick"))
     tag_volumes = backend.tag_volumes
 
-    def late(*args: Any, **kwargs: Any) -> None:
+    def late(*args: Any, **kwargs: Any) -> frozenset[str]:
         backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
         quick.create()
-        tag_volumes(*args, **kwargs)
+        return tag_volumes(*args, **kwargs)
 
     backend.tag_volumes = late  # type: ignore[method-assign]
     with pytest.raises(VolumeConflict, match="at this very moment"):

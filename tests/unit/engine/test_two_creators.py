@@ -178,10 +178,10 @@ def test_a_teardown_deletes_the_others_although_one_cannot_be_taken(scope: str) 
     ids = [disk.id for disk in backend.volumes.values()]
     tag_volumes = backend.tag_volumes
 
-    def refused(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+    def refused(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> frozenset[str]:
         if ids[1] in volume_ids:
             raise AuthDenied("no right to tag it")
-        tag_volumes(volume_ids, tags, held_by=held_by)
+        return tag_volumes(volume_ids, tags, held_by=held_by)
 
     backend.tag_volumes = refused  # type: ignore[method-assign]
     with pytest.raises(LeakError) as caught:
@@ -200,11 +200,11 @@ def test_a_teardown_takes_nothing_from_the_run_that_has_claimed_it(scope: str, r
     kill_before_the_first_mark(killed)
     tag_volumes = backend.tag_volumes
 
-    def between(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+    def between(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> frozenset[str]:
         if "rankvol:attempt" in tags:
             backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
             assert killed.teardown().deleted == ()
-        tag_volumes(volume_ids, tags, held_by=held_by)
+        return tag_volumes(volume_ids, tags, held_by=held_by)
 
     backend.tag_volumes = between  # type: ignore[method-assign]
     quick.create()
@@ -240,11 +240,11 @@ def test_create_does_not_succeed_with_volumes_that_go_before_they_are_marked(sco
     rig = a_run(backend, "a", scope)
     tag_volumes = backend.tag_volumes
 
-    def late(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> None:
+    def late(volume_ids: Sequence[str], tags: Mapping[str, str], *, held_by: str | None = None) -> frozenset[str]:
         if "rankvol:attempt" in tags:
             backend.tag_volumes = tag_volumes  # type: ignore[method-assign]
             remove(backend, *backend.volumes.values())
-        tag_volumes(volume_ids, tags, held_by=held_by)
+        return tag_volumes(volume_ids, tags, held_by=held_by)
 
     backend.tag_volumes = late  # type: ignore[method-assign]
     with pytest.raises(VolumeConflict, match="it is gone, or being deleted"):

@@ -143,6 +143,17 @@ def test_an_answer_that_is_no_json_object_is_tried_again(found: Any) -> None:
     assert "disks.aggregatedList answered 200: <html>Sign in</html>. It is tried again" in str(error)
 
 
+def test_only_google_itself_says_that_something_is_not_there() -> None:
+    """A proxy, or an ingress before ``endpoint_url``, answers 404 for what it cannot find itself."""
+    error = answered(of_answer(404, None, "default backend - 404"), "tag_volumes", "zone/disk", "disks.setLabels")
+    assert type(error) is RetryableError
+    assert code(error) == ""
+    assert "disks.setLabels answered 404: default backend - 404" in str(error)
+    assert "endpoint_url. It is tried again" in str(error)
+    told = {"error": {"errors": [{"reason": "notFound"}], "message": "no such disk"}}
+    assert type(answered(of_answer(404, told, ""), "", "")) is FinalError
+
+
 def test_an_operations_errors_are_told_together_with_what_google_advises() -> None:
     details = [
         {"localizedMessage": {"locale": "en-US", "message": "It is currently unavailable."}},

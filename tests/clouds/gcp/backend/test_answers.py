@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
@@ -35,6 +36,51 @@ def test_a_zone_that_cannot_be_reached_does_not_stop_groups_that_lie_elsewhere(l
     assert lab.seen_volume(made).id == made.id
     with pytest.raises(RetryableError, match=OTHER_ZONE):
         lab.process().observe(lab.group)
+
+
+@pytest.mark.parametrize("code", ["UNREACHABLE", "LIST_OVERHEAD_QUOTA_EXCEED", "PARTIAL_SUCCESS"])
+@pytest.mark.parametrize("scope", [f"zones/{ZONE}", ""])
+def test_a_list_that_says_that_it_is_not_whole_is_not_taken_for_whole(lab: Lab, code: str, scope: str) -> None:
+    """A teardown would have succeeded, with all volumes and nodes still there."""
+    rig = lab.rig(2)
+    rig.create()
+    rig.start(0)
+    rig.backend, before = lab.process(), lab.double.state()  # type: ignore[assignment]
+    lab.double("warn", code=code, scope=scope)
+    for look in (rig.observe, rig.teardown, lambda: lab.process().list_owned(Selector(owner="lab"))):
+        with pytest.raises(RetryableError, match=rf"{scope.removeprefix('zones/') or 'the whole list'} \({code}\)"):
+            look()
+    assert all(lab.double.state()[kind].keys() == before[kind].keys() for kind in ("disks", "instances"))
+    lab.double("warn", code="", scope=scope)
+    rig.teardown()
+    assert lab.double.state()["instances"] == {}
+
+
+def test_a_list_that_is_not_whole_names_the_quota(lab: Lab) -> None:
+    lab.double("warn", code="LIST_OVERHEAD_QUOTA_EXCEED", scope=f"zones/{ZONE}")
+    with pytest.raises(RetryableError, match="Filtered list cost overhead"):
+        lab.see()
+
+
+def test_a_list_that_is_not_whole_in_a_zone_does_not_stop_groups_that_lie_elsewhere(lab: Lab) -> None:
+    """One that does not tell where stops them all."""
+    made = lab.volume()
+    lab.see()
+    lab.double("warn", code="PARTIAL_SUCCESS", scope=f"zones/{OTHER_ZONE}")
+    assert lab.seen_volume(made).id == made.id
+    lab.double("warn", code="PARTIAL_SUCCESS")
+    with pytest.raises(RetryableError, match="the whole list"):
+        lab.see()
+
+
+@pytest.mark.parametrize("code", ["UNREACHABLE", "PARTIAL_SUCCESS"])
+def test_a_region_counts_only_where_its_own_disks_do(lab: Lab, code: str) -> None:
+    """They are asked for before a job's volumes are made, whose names they may have."""
+    made = lab.volume()
+    lab.double("warn", code=code, scope="regions/us-central1")
+    assert [volume.id for volume in lab.process().observe(lab.group).volumes] == [made.id]
+    with pytest.raises(RetryableError, match=rf"us-central1 \({code}\)"):
+        lab.process().check(lab.rig(1).plan)
 
 
 def test_a_throttled_wait_does_not_hide_why_a_disk_was_not_made(lab: Lab) -> None:

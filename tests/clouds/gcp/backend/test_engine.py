@@ -54,6 +54,16 @@ def test_gather_takes_the_volumes_from_the_nodes_that_have_ended(lab: Lab) -> No
     rig.teardown()
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_volumes_are_handed_out_only_with_their_mark_whatever_is_answered(lab: Lab, plain: bool) -> None:
+    """As by an ingress that finds nothing for a moment: what passes for never used is deleted with its results."""
+    lab.double.fault("error", "disks.setLabels", times=2, status=404, code="notFound", message="none", plain=plain)
+    rig = lab.rig(2)
+    rig.create(generation=3)
+    assert [volume.tags and volume.tags.attempt for volume in rig.observe().volumes] == [3, 3]
+    rig.teardown()
+
+
 def test_volumes_go_where_there_is_room(lab: Lab) -> None:
     lab.double(
         "fail_later", action="disks.insert", resource=f"zones/{ZONE}/", code="ZONE_RESOURCE_POOL_EXHAUSTED", times=-1

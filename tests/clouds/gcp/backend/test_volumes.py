@@ -132,20 +132,19 @@ def test_without_a_zone_it_lands_in_the_connections(lab: Lab) -> None:
     assert lab.volume(zone=None).zone == ZONE
 
 
-def test_an_adopted_volume_goes_by_its_name_unless_two_have_it(lab: Lab) -> None:
-    first, _ = lab.foreign_disk("dataset"), lab.foreign_disk("dataset", OTHER_ZONE)
-    guard = Guard(lab.owner, lab.key, adopted_name="dataset")
-    with pytest.raises(NotOurs, match="2 disks have that name"):
-        lab.backend.delete_volume(first, guard)
-    lab.double.rest().delete(f"zones/{OTHER_ZONE}/disks/dataset")
+def test_an_adopted_volume_goes_by_its_id_whoever_else_has_its_name(lab: Lab) -> None:
+    first, second = lab.foreign_disk("dataset"), lab.foreign_disk("dataset", OTHER_ZONE)
+    with pytest.raises(NotOurs, match="not touched"):
+        lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="data"))
+    lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="dataset"))
     lab.settle()
-    lab.backend.delete_volume(first, guard)
-    assert lab.count("disks.delete") == 2
+    assert list(lab.double.state()["disks"]) == [second]
 
 
 def test_tags_are_set_and_others_stay(lab: Lab) -> None:
     ids = [lab.volume(rank).id for rank in range(3)]
-    lab.backend.tag_volumes([*ids, f"{ZONE}/gone"], {"rankvol:collected": lab.key})
+    gone = lab.backend.tag_volumes([*ids, f"{ZONE}/gone"], {"rankvol:collected": lab.key})
+    assert gone == {f"{ZONE}/gone"}
     assert {volume.tags for volume in lab.see().volumes} == {
         lab.group.tags(rank=rank, collected=lab.key) for rank in range(3)
     }
@@ -158,6 +157,27 @@ def test_tags_are_set_when_tag_volumes_returns(lab: Lab) -> None:
     lab.double("fail_later", action="disks.setLabels", code="INTERNAL_ERROR")
     with pytest.raises(RetryableError, match="INTERNAL_ERROR"):
         lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"})
+
+
+def test_a_volume_that_went_after_it_was_seen_is_told(lab: Lab) -> None:
+    made, gone = lab.volume(0), lab.volume(1)
+    process = lab.process()
+    process.observe(lab.group)
+    lab.double.rest().delete(f"zones/{ZONE}/disks/{gone.name}")
+    lab.settle()
+    assert process.tag_volumes([made.id, gone.id], {"rankvol:collected": "x"}) == {gone.id}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_volume_that_a_look_shows_is_not_gone_whatever_its_tagging_was_answered(lab: Lab, plain: bool) -> None:
+    """Without its mark it would pass for one that no rank has had, and be deleted with its results."""
+    made = lab.volume()
+    lab.see()
+    lab.double.fault("error", "disks.setLabels", status=404, code="notFound", message="nothing here", plain=plain)
+    with pytest.raises(RetryableError, match=r"answered .*nothing here.*It is tried again"):
+        lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"})
+    assert lab.backend.tag_volumes([made.id], {"rankvol:attempt": "1"}) == frozenset()
+    assert lab.disk(made)["labels"]["rankvol-attempt"] == "1"
 
 
 def test_labels_of_others_survive_ours(lab: Lab) -> None:
