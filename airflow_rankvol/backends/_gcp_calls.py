@@ -27,7 +27,7 @@ WAITS = 3
 
 Raw = dict[str, Any]
 
-_REGION = re.compile(r"(?:zones/([a-z]+-[a-z]+[0-9]+)-[a-z]|regions/([a-z]+-[a-z]+[0-9]+))(?:/|$)")
+_REGION = re.compile(r"(?:zones/([a-z]+-[a-z]+[0-9]+)-[a-z0-9]+|regions/([a-z]+-[a-z]+[0-9]+))(?:/|$)")
 
 
 class Gce:

@@ -14,6 +14,7 @@ from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
 from airflow_rankvol.backends._gcp_creation import global_link
 from airflow_rankvol.backends._gcp_labels import check_labels, description_of
+from airflow_rankvol.backends._gcp_machines import check_names
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_places import Places, region_of
 from airflow_rankvol.backends._gcp_rights import check_rights
@@ -173,9 +174,14 @@ def _check_sources(plan: Plan, gce: Gce) -> None:
             link = global_link(gce, kind, name)
             if link is None:
                 continue
+            if "/" not in str(name):
+                check_names(f"volume {volume.name}: {kind.removesuffix('s')}", [str(name)], "a-name")
             raw = gce.find(link.removeprefix("projects"), "check", str(name))
             if raw is None:
-                raise ConfigError(f"volume {volume.name}: there is no {link}")
+                raise ConfigError(
+                    f"volume {volume.name}: there is no {link}. `gcloud compute {kind} list` shows what project "
+                    f"{gce.project} has; another project's is named by its link, projects/PROJECT/global/{kind}/NAME"
+                )
             if template.size_gib < int(raw.get("diskSizeGb") or 0):
                 raise ConfigError(
                     f"volume {volume.name}: size {template.size}; {name} needs at least {raw['diskSizeGb']} GiB"

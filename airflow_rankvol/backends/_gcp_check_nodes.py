@@ -145,6 +145,8 @@ def _check_network(places: Places, template: NodeTemplate, where: str, zones: Se
             )
         if f"/regions/{region}/" not in link:
             raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
+    if template.network and template.subnets:
+        log.warning("%s.network is ignored, because %s.subnets is set: a subnet lies in a network", where, where)
     link = places.network(template.network)
     if template.network and link.startswith(mine) and not places.exists(link, template.network):
         raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")

@@ -15,7 +15,7 @@ from airflow_rankvol.errors import ConfigError
 MOST_DISKS, SHARED_DISKS = 127, 15
 SHARED = frozenset({"e2-micro", "e2-small", "e2-medium", "f1-micro", "g1-small"})
 
-#: Of machine types and accelerators alike: what else a name holds, neither a path nor a filter takes.
+#: Of machine types, accelerators, images and snapshots alike: what else a name holds, no path or filter takes.
 NAME = re.compile(r"[a-z][-a-z0-9]*")
 #: Any CPUs and memory that its family takes. No list has these types; each is there when it is asked for (Compute
 #: Engine's documentation, "Create a VM with a custom machine type").
@@ -39,7 +39,7 @@ def is_custom(name: str) -> bool:
 
 
 def check_names(field: str, names: Iterable[str], example: str) -> None:
-    """Refuse what no machine type or accelerator is called, before anything is asked for by it.
+    """Refuse what nothing of Compute Engine's is called, before anything is asked for by it.
 
     Raises:
         ConfigError: says what was found, and what may have been meant.

@@ -236,6 +236,7 @@ class Places:
             link = partial(name)
             paths = [link.removeprefix("projects") if link.startswith("projects/") else link]
         else:
+            check_names("node.image", [name], DEFAULT_IMAGE)
             public = _PUBLIC.get(name.partition("-")[0])
             paths = [f"global/images/{name}", f"global/images/family/{name}"]
             paths += [f"/{public}/global/images/{name}", f"/{public}/global/images/family/{name}"] if public else []

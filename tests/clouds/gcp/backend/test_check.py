@@ -87,7 +87,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"volume_template": {"reclaim": "snapshot"}}, "reclaim='snapshot'.*'retain'"),
     ({"volume_template": {"image": "nothing"}}, "there is no projects/rankvol-test/global/images/nothing"),
-    ({"volume_template": {"snapshot": "nothing"}}, "there is no projects/rankvol-test/global/snapshots/nothing"),
+    (
+        {"volume_template": {"snapshot": "nothing"}},
+        "no projects/rankvol-test/global/snapshots/nothing.*compute snapshots list.*projects/PROJECT/global/snapshots",
+    ),
+    ({"volume_template": {"snapshot": "Nothing"}}, "snapshot: 'Nothing' was found; expected.*Did you mean 'nothing'"),
+    ({"volume_template": {"image": 'no"'}}, "image: 'no\"' was found; expected a name"),
+    ({"node": {"image": 'no"'}}, r"node\.image: 'no\"' was found; expected a name.*debian-13"),
     ({"volume_template": {"snapshot": "a-snapshot"}}, "a-snapshot needs at least 20 GiB"),
     ({"volume_template": {"kms_key": "key"}}, "expected projects/PROJECT/locations"),
     ({"volume_template": {"tags": {"Team": "x"}}}, "tag 'Team'.*lower-case"),
@@ -332,6 +338,14 @@ def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytes
     with caplog.at_level(logging.WARNING):
         lab.backend.check(plan(node={"instance_profile": "p", "security_groups": "sg-1"}))
     assert "node.instance_profile, node.security_groups" in caplog.text
+
+
+def test_a_network_beside_subnets_is_ignored_with_a_word(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lab.backend.check(plan(node={"subnets": "nodes"}))
+        assert "is ignored" not in caplog.text
+        lab.backend.check(plan(node={"subnets": "nodes", "network": "default"}))
+    assert "node.network is ignored, because node.subnets is set" in caplog.text
 
 
 def test_a_family_that_is_not_known_is_let_through_with_a_word(
