@@ -10,7 +10,7 @@ PARALLEL ?= -n $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count()
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 CACHE := $(CURDIR)/.cache
-DEBIAN_PACKAGES := chromium chromium-driver curl e2fsprogs gzip iproute2 mount python3 util-linux
+DEBIAN_PACKAGES := chromium chromium-driver curl e2fsprogs gzip iproute2 mount python3 util-linux xfsprogs
 
 # Without bytecode Airflow starts three times slower; some machines switch it off for all of Python.
 unexport PYTHONDONTWRITEBYTECODE
@@ -77,9 +77,9 @@ build: venv ## Build wheel and source distribution into dist/
 	$(BIN)/uv build --quiet --out-dir dist
 	@ls dist
 
-system-deps: ## Install the Debian packages that image mode and the tests of the page need (as root)
+system-deps: ## Install the Debian packages that image mode and the tests of XFS and of the page need (as root)
 	@if [ "$$(id -u)" != 0 ]; then \
-		echo 'system-deps: not root, nothing installed. Without them everything runs in directory mode, and the page is not tested.'; \
+		echo 'system-deps: not root, nothing installed. Without them everything runs in directory mode, and neither XFS nor the page is tested.'; \
 		echo 'system-deps: an administrator would run: apt-get install $(DEBIAN_PACKAGES)'; \
 	elif ! command -v apt-get >/dev/null; then \
 		echo 'system-deps: no apt-get here. Install by hand: losetup, mount, unshare, blkid, setpriv, mkfs.ext4.'; \

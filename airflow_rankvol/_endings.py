@@ -61,9 +61,9 @@ def ending_of(outcome: Outcome, succeeded: Collection[int] = ()) -> dict[str, An
     message = str(error) if error else ""
     if missing and set(missing) <= set(succeeded):
         message = (
-            f"the task of rank {ranks_text(missing)} had succeeded, but its volume holds no completion record: its "
-            "results were collected earlier and its volume deleted. Clear the whole task group to compute everything "
-            "again"
+            f"the task of rank {ranks_text(missing)} had succeeded, but its volume holds no completion record, like "
+            "one that was made anew after the results were collected and the first one deleted. Clear the whole task "
+            "group to compute everything again"
         )
     result = outcome.result.to_dict()
     return {

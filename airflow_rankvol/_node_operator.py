@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from airflow_rankvol._base_operator import RankJobOperator, RankVolumes
 from airflow_rankvol._node_log import NodeLog, mask_lines, secrets_of
 from airflow_rankvol.engine.loop import Line, launch, wait
 from airflow_rankvol.engine.step import stop_own
+from airflow_rankvol.errors import BackendError
 from airflow_rankvol.hooks import get_backend, where_of
 from airflow_rankvol.links import Shown
 
@@ -29,10 +30,8 @@ class NodeOperator(RankJobOperator):
 
     def on_kill(self) -> None:
         """Stop the task's nodes and keep their volumes."""
-        backend, works = self._running or (None, ())
-        for work in works:
-            if backend:
-                stop_own(backend, work, at_once=True)
+        if self._running:
+            _stop_all(*self._running, at_once=True)
 
     def launch_and_wait(
         self,
@@ -58,9 +57,8 @@ class NodeOperator(RankJobOperator):
         for work in works:
             failed = launch(backend, work, launcher, seen if work is works[0] else None, self._show)
             if failed:
-                for other in works:
-                    if other != work:
-                        stop_own(backend, other)
+                with suppress(BackendError):  # delete_volumes tries again
+                    _stop_all(backend, [other for other in works if other != work])
                 return [failed]
         if not deferrable:
             line = Line(self.conn_id, self._reopen, self.log.warning)
@@ -87,3 +85,15 @@ class NodeOperator(RankJobOperator):
         if self._running:
             self._running = (backend, self._running[1])
         return backend
+
+
+def _stop_all(backend: Backend, works: Sequence[Work], *, at_once: bool = False) -> None:
+    """Stop the nodes of several works, each of them whatever comes of the others; raise the first error then."""
+    errors = []
+    for work in works:
+        try:
+            stop_own(backend, work, at_once=at_once)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the others are still to be stopped
+            errors.append(exc)
+    if errors:
+        raise errors[0]

@@ -77,6 +77,8 @@ class GroupObserver:
         self._group = group
         self._open_backend = open_backend
         self._opening: asyncio.Future[Backend] | None = None
+        self._renewal: asyncio.Future[None] | None = None
+        self._renewed_at = float("-inf")
         self._backend: Backend | None = None
         self._waiters: list[_Waiter] = []
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +92,24 @@ class GroupObserver:
                 self._opening = asyncio.ensure_future(self._open())
             self._backend = await asyncio.shield(self._opening)  # who is cancelled takes it from nobody else
         return self._backend
+
+    async def renew(self, refused: Backend, times: int = 1) -> None:
+        """Read the connection again for somebody whose credentials were refused.
+
+        That is done once for all who were refused with the same backend, and at most once for each look.
+
+        Args:
+            times: so often in a row they were; from the second time on a pause comes first, a longer one each time. It
+                is the caller's own: looks and others go on.
+        """
+        if times > 1:
+            await asyncio.sleep(self._pause_s(times - 1))
+        # A connection that says the same may give the same backend again, so that this alone does not tell.
+        if self._backend is refused and self._renewed_at <= self._last:
+            self._renewed_at = asyncio.get_running_loop().time()
+            self._renewal = asyncio.ensure_future(self._open_again())
+        if self._renewal:
+            await asyncio.shield(self._renewal)
 
     async def observe(self, wanted: Callable[[Observation], bool] = lambda _observation: True) -> Observation:
         """Return the next observation that is wanted, of those that began after this call.
@@ -112,7 +132,7 @@ class GroupObserver:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiters:
-            await asyncio.sleep(max(0.0, self._last + self._pause_s() - loop.time()))
+            await asyncio.sleep(max(0.0, self._last + self._pause_s(self._failures) - loop.time()))
             asked = [waiter for waiter in self._waiters if not waiter.answer.done()]
             self._waiters = []
             self._last = loop.time()
@@ -120,13 +140,14 @@ class GroupObserver:
                 await self._serve_all(asked)
 
     async def _serve_all(self, asked: list[_Waiter]) -> None:
+        backend: Backend | None = None
         try:
             backend = await self.backend()
             look = await _in(_looking, functools.partial(_look, backend, self._group, asked))
         except Exception as exc:  # noqa: BLE001 - every waiter gets it, whatever it is
             self._failures += 1
-            if isinstance(exc, AuthDenied):
-                await self._open_again()
+            if backend and isinstance(exc, AuthDenied):
+                await self.renew(backend)
             error = exc
             await _tell(asked, lambda waiter: waiter.answer.set_exception(error))
             return
@@ -134,16 +155,16 @@ class GroupObserver:
         self._waiters += look.others
         await _tell(look.served, lambda waiter: waiter.answer.set_result(look.observation))
 
-    def _pause_s(self) -> float:
+    def _pause_s(self, failures: int) -> float:
         interval_s = self._backend.poll_interval_s if self._backend else FIRST_PAUSE_S
         # The exponent is bounded, as powers of two are not.
-        grown_s = min(interval_s * 2.0 ** min(self._failures, 16), max(MAX_PAUSE_S, interval_s))
+        grown_s = min(interval_s * 2.0 ** min(failures, 16), max(MAX_PAUSE_S, interval_s))
         return grown_s * random.uniform(1 - JITTER, 1 + JITTER)
 
     async def _open(self) -> Backend:
         """Open the backend; while that fails, it is tried as seldom as looks are."""
         if self._failures:
-            await asyncio.sleep(self._pause_s())
+            await asyncio.sleep(self._pause_s(self._failures))
         try:
             backend = await self._open_backend()
         except Exception:

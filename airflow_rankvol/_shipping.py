@@ -135,7 +135,8 @@ def _imports(name: str, module: ModuleType, node: ast.AST) -> list[str]:
             full = f"{full}.{step}"
             if full not in sys.modules:
                 break
-            lines.append(f"import {full}" if module.__name__ == name else f"import {full} as _")
+            # Below another name, the statement would need one more, which the function may use for something else.
+            lines.append(f"import {full}" if module.__name__ == name else f"__import__({full!r})")
     return list(dict.fromkeys(lines))
 
 

@@ -98,7 +98,7 @@ class CreateRankVolumes(RankJobOperator):
         slots: what PlanRankVolumes returned.
 
     Returns:
-        The slots, now with ``"id"`` and ``"adopted"`` for each volume.
+        The slots, now with ``"id"`` and ``"adopted"`` for each volume, and ``"created_at"`` for an adopted one.
 
     Raises:
         AirflowFailException: a name is taken or a volume cannot serve; nothing of this call is left.
@@ -208,6 +208,8 @@ class DeleteRankVolumes(RankJobOperator):
     Args:
         collected: ``gather.output["collected"]``: the ranks whose results gather has stored. Needed for volumes with
             ``delete_adopted=True``, which stay without it; the others carry the fact in their tags as well.
+        slots: what CreateRankVolumes returned: it alone tells which volumes this run has adopted. Needed for the same
+            ones, which stay without it.
 
     Returns:
         ``{"deleted": [name], "kept": [{"name", "id", "rank", "reason", "expiry"}], "nodes": [label]}``.
@@ -216,9 +218,10 @@ class DeleteRankVolumes(RankJobOperator):
         LeakError: naming what could not be removed.
     """
 
-    def __init__(self, *, collected: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *, collected: Any = None, slots: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.collected = collected  # not templated: a gather that failed has pushed nothing
+        self.slots = slots  # likewise
         self._problem: Exception | None = None
 
     def planned(self, context: Context) -> Any:
@@ -240,12 +243,12 @@ class DeleteRankVolumes(RankJobOperator):
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
         try:
-            collected = self._collected(context)
+            collected, slots = self._collected(context), self._slots(context)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the nodes are ended first
-            self.log.warning("Could not ask what gather has collected: %s", exc)
-            collected, self._problem = [], exc
+            self.log.warning("Could not ask what gather has collected, and what was adopted: %s", exc)
+            collected, slots, self._problem = [], None, exc
         problem = self._problem
-        report = teardown(volumes.backend, group, plan, collected=collected, sure=problem is None)
+        report = teardown(volumes.backend, group, plan, collected=collected, slots=slots, sure=problem is None)
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
         for kept in report.kept:
             until = f" until {kept.expiry}" if kept.expiry else ""
@@ -259,6 +262,12 @@ class DeleteRankVolumes(RankJobOperator):
         if self.collected is None:
             return None
         return list(resolved(self.collected, context) or ())
+
+    def _slots(self, context: Context) -> list[Slot] | None:
+        """Return what was created: nothing when create_volumes did not end, None when nobody told where to look."""
+        if self.slots is None:
+            return None
+        return [Slot.from_dict(raw) for raw in resolved(self.slots, context) or ()]
 
 
 def _handout_of(try_id: str) -> str:

@@ -160,11 +160,12 @@ class Plan:
             f"group {run.group} of DAG {run.dag_id}, run {run.run_id}, owner {run.owner}, key {self.key}",
             f"nodes: {job.nodes} of type {job.node.machine_type or 'default'}, connection {job.conn_id}",
             f"volumes: {count}, {total} in all",
-            "",
         ]
+        if job.gather_node and job.gather_node.zones:
+            head.append("gather_node.zones: ignored, because gather lies where the volumes lie")
         columns = ("rank", "zone", "volume", "size", "type", "scope", "reclaim", "path")
         rows = [_cells(volume, slot.zone) for slot in self.slots for volume in slot.volumes]
-        return "\n".join([*head, *_table([columns, *rows])])
+        return "\n".join([*head, "", *_table([columns, *rows])])
 
 
 def make_plan(job: RankJob, run: RunIdentity) -> Plan:

@@ -203,7 +203,10 @@ def _grouped(nodes: Iterable[Node], key_of: Callable[[Tags], K]) -> dict[K, tupl
 
 @dataclass(frozen=True, slots=True)
 class SlotVolume:
-    """One mount of a slot; ``id`` is empty until the volume was created."""
+    """One mount of a slot; ``id`` is empty until the volume was created.
+
+    ``created_at`` is that of an adopted volume: where names are ids, as on Compute Engine, it tells one from the next.
+    """
 
     name: str
     path: str
@@ -211,16 +214,13 @@ class SlotVolume:
     type: str | None
     id: str = ""
     adopted: bool = False
+    created_at: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the wire form; ``id`` and ``adopted`` only once created."""
-        raw: dict[str, Any] = {
-            "name": self.name,
-            "path": self.path,
-            "size_gib": self.size_gib,
-            "type": self.type,
-        }
-        return {**raw, "id": self.id, "adopted": self.adopted} if self.id else raw
+        """Return the wire form; ``id`` and ``adopted`` only once created, ``created_at`` only when adopted."""
+        raw: dict[str, Any] = {"name": self.name, "path": self.path, "size_gib": self.size_gib, "type": self.type}
+        made = {**raw, "id": self.id, "adopted": self.adopted} if self.id else raw
+        return {**made, "created_at": self.created_at} if self.created_at else made
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,9 @@ def rank_job(
             trigger_rule="all_done",
             **job,
         )
-        delete = DeleteRankVolumes(task_id="delete_volumes", collected=XComArg(gathered, key=COLLECTED_KEY), **job)
+        delete = DeleteRankVolumes(
+            task_id="delete_volumes", collected=XComArg(gathered, key=COLLECTED_KEY), slots=create.output, **job
+        )
         plan.as_setup()  # type: ignore[no-untyped-call]  # Airflow's method is not annotated
         create.as_setup()  # type: ignore[no-untyped-call]
         plan >> create >> ranks >> gathered >> delete

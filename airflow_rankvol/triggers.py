@@ -70,9 +70,13 @@ class RankTrigger(BaseTrigger):
         await self._mask()
         works = self._works()
         shown = NodeLog(self.log, works)
+        waits = [asyncio.ensure_future(self._wait(work, shown.of(work))) for work in works]
         try:
-            outcomes = await asyncio.gather(*(self._wait(work, shown.of(work)) for work in works))
+            outcomes = await asyncio.gather(*waits)
         finally:
+            for wait in waits:  # which an error of another one leaves alone
+                wait.cancel()
+            await asyncio.wait(waits)
             shown.close()
         ending = ending_of_parts(outcomes, self.succeeded)
         # dag.test() runs triggers inline, without a triggerer to end the task.
@@ -133,19 +137,25 @@ class RankTrigger(BaseTrigger):
         observer = observer_of(self.conn_id, work.group, self._open)
         patience = Patience(work, self.conn_id)
         watch: Watch | None = None
+        refused = 0  # steps in a row; looks are the observer's own
         while True:
+            seen = None
             try:
                 watch = watch or Watch(await observer.backend(), work, screen)
-                outcome = await in_thread(watch.step, await observer.observe(watch.wants))
+                seen = await observer.observe(watch.wants)
+                watch.use(await observer.backend())  # who only waited does not hear of new credentials
+                outcome = await in_thread(watch.step, seen)
             except (RetryableError, AuthDenied) as exc:
-                if watch:
-                    watch.use(await observer.backend())
                 lost = patience.lost_by(exc, watch.now() if watch else datetime.now(UTC))
                 if lost:
                     return lost
                 if word := patience.word():
                     self.log.warning("%s", word)
+                if watch and seen and isinstance(exc, AuthDenied):
+                    refused += 1
+                    await observer.renew(watch.backend, refused)
                 continue
+            refused = 0
             patience.recover()
             if outcome:
                 return outcome
@@ -183,11 +193,16 @@ class RankTrigger(BaseTrigger):
         if await self._still_waits():
             self.log.info("Another triggerer waits for this task now: its node is left alone")
             return
-        backend = await self._open()
-        for work in self._works():
-            node = await in_thread(stop_own, backend, work)
-            if node:
+        backend, works = await self._open(), self._works()
+        stops = [in_thread(stop_own, backend, work) for work in works]
+        errors = []
+        for work, node in zip(works, await asyncio.gather(*stops, return_exceptions=True), strict=True):
+            if isinstance(node, BaseException):
+                errors.append(node)
+            elif node:
                 self.log.info("Stopped %s of %s", node.label, work.label)
+        if errors:
+            raise errors[0]
 
 
 _stopping: set[asyncio.Future[None]] = set()

@@ -29,6 +29,12 @@ with DAG(
             pattern=r"^[1-9][0-9]*(MB|GB|TB)$",
             description="Size of each rank's volume",
         ),
+        "type": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[a-z][a-z0-9-]*$",
+            description="Type of the volumes, as the cloud calls it (gp3, pd-balanced); its usual one when left empty",
+        ),
         "reclaim": Param(
             "delete",
             type="string",
@@ -42,7 +48,7 @@ with DAG(
         "shards",
         nodes="{{ params.nodes }}",
         volumes=["data-volume-${NODE_RANK}:/data_volume"],
-        volume_template={"size": "{{ params.size }}", "reclaim": "{{ params.reclaim }}"},
+        volume_template="{{ {'size': params.size, 'type': params.type, 'reclaim': params.reclaim} | tojson }}",
         files={
             "flights_etl.py": "include/flights_etl.py",
             "flights_merge.py": "include/flights_merge.py",

@@ -19,7 +19,7 @@ BATCH = 50_000
 @rank_task(
     nodes="{{ params.nodes }}",
     volumes=["data-volume-${NODE_RANK}:/data_volume"],
-    volume_template={"size": "{{ params.size }}", "reclaim": "{{ params.reclaim }}"},
+    volume_template="{{ {'size': params.size, 'type': params.type, 'reclaim': params.reclaim} | tojson }}",
     rank_args={"retries": 1},
 )
 def throw(rank: int, nodes: int, volume: str, points: str, seed: str) -> dict[str, int]:
@@ -71,6 +71,12 @@ with DAG(
             type="string",
             pattern=r"^[1-9][0-9]*(MB|GB|TB)$",
             description="Size of each rank's volume; clouds give whole GB",
+        ),
+        "type": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[a-z][a-z0-9-]*$",
+            description="Type of the volumes, as the cloud calls it (gp3, pd-balanced); its usual one when left empty",
         ),
         "reclaim": Param(
             "delete",

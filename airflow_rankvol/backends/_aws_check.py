@@ -149,15 +149,15 @@ def _check_reports(plan: Plan, ec2: Ec2) -> None:
 
 
 def _check_snapshots(plan: Plan, ec2: Ec2) -> None:
-    wanted = {template.snapshot: (template, volume) for template, volume in _templates(plan) if template.snapshot}
+    wanted = [(str(template.snapshot), template, volume) for template, volume in _templates(plan) if template.snapshot]
     if not wanted:
         return
+    ids = sorted({snapshot for snapshot, _, _ in wanted})
     found = ec2.pages(
-        "DescribeSnapshots", "Snapshots", "check", ", ".join(map(str, wanted)),
-        Filters=filters(snapshot_id=sorted(map(str, wanted))), MaxResults=1000,
-    )  # fmt: skip
+        "DescribeSnapshots", "Snapshots", "check", ", ".join(ids), Filters=filters(snapshot_id=ids), MaxResults=1000
+    )
     sizes = {raw["SnapshotId"]: raw["VolumeSize"] for raw in found}
-    for snapshot, (template, volume) in wanted.items():
+    for snapshot, template, volume in wanted:
         if snapshot not in sizes:
             raise ConfigError(f"volume {volume.name}: there is no snapshot {snapshot} in region {ec2.clients.region}")
         if template.size_gib < sizes[snapshot]:

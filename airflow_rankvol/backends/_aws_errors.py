@@ -89,6 +89,11 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken"), _CREDENTIALS),
     # STS, of a web identity's token.
     **dict.fromkeys(("InvalidIdentityToken", "IDPRejectedClaim"), _CREDENTIALS),
+    "CustomerKeyHasBeenRevoked": Meaning(
+        AuthDenied,
+        "Enable the key that the volume is encrypted with, and give the connection's identity the rights on it that "
+        "docs/aws.md lists for kms_key",
+    ),
     "PendingVerification": Meaning(AuthDenied, "AWS is still verifying the account; that ends by itself"),
     # Volumes and nodes on their way.
     "VolumeInUse": Meaning(VolumeBusy, "It is attached; it is tried again until it is free"),

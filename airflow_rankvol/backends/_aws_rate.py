@@ -17,8 +17,11 @@ BUCKETS: dict[str, tuple[float, float]] = {
     "AttachVolume": (50, 5),
     "DetachVolume": (50, 5),
     "CreateTags": (100, 10),
+    # Without filters and pages.
+    "DescribeInstanceTypes": (50, 10),
+    "DescribeImages": (50, 10),
 }
-#: Describe… with filters and pages, as all of ours are, and everything else that only reads.
+#: Describe… with filters and pages, as all others of ours are, and everything else that only reads.
 READING = (100.0, 20.0)
 #: So many seconds' worth of tokens is left in each bucket: of two calls the later one may get to EC2 sooner than it
 #: left us after the other, and the account would be throttled where the bucket is empty to the last token.

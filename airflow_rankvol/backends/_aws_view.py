@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from airflow_rankvol.backends._aws_errors import TABLE, Meaning
+from airflow_rankvol.backends.base import BY_A_CALL, BY_ITSELF
 from airflow_rankvol.errors import FinalError, NoCapacity
 from airflow_rankvol.records import Node, NodeState, Tags, Volume, VolumeState, to_iso
 
@@ -46,16 +47,16 @@ _NODE_STATES = {
 #: States in which a node costs nothing and ends by itself.
 GOING = frozenset({"shutting-down", "terminated"})
 #: How a node of ours ends when all is well: its bootstrap shuts it down.
-BY_ITSELF = "Client.InstanceInitiatedShutdown"
+SHUT_DOWN = "Client.InstanceInitiatedShutdown"
 
 #: ``StateReason`` codes (EC2 API Reference, StateReason) in words.
 REASONS = {
-    BY_ITSELF: "it shut itself down",
+    SHUT_DOWN: BY_ITSELF,
     "Client.InstanceTerminated": "it was terminated while an image was made of it",
     "Client.InternalError": "EC2 could not start it; often its identity may not use the KMS key of an encrypted disk",
     "Client.InvalidSnapshot.NotFound": "the snapshot of its boot disk does not exist",
     "Client.UserInitiatedHibernate": "it was hibernated by a call",
-    "Client.UserInitiatedShutdown": "it was ended by a call",
+    "Client.UserInitiatedShutdown": BY_A_CALL,
     "Client.VolumeLimitExceeded": "the storage quota left no room for its boot disk",
     "Server.InsufficientInstanceCapacity": "EC2 had no capacity for it",
     "Server.InternalError": "EC2 ended it because of an internal error",
@@ -223,7 +224,7 @@ def _reason_code(raw: Mapping[str, Any]) -> str:
 
 def ended_by_itself(raw: Mapping[str, Any]) -> bool:
     """Say whether the node's own bootstrap (or its commands) shut it down, as opposed to EC2 or a call."""
-    return _reason_code(raw) in ("", BY_ITSELF)
+    return _reason_code(raw) in ("", SHUT_DOWN)
 
 
 def devices_of(raw: Mapping[str, Any]) -> set[str]:

@@ -52,8 +52,6 @@ class Volumes:
             return
         name = name_of(raw) or volume_id
         guard.check(tags=our_tags(raw), name=name, backend="aws", verb="delete_volume")
-        if not _carries(raw, guard):
-            self._check_only_one(name)
         try:
             self.ec2.call("DeleteVolume", "delete_volume", f"{name} ({volume_id})", VolumeId=volume_id)
         except BackendError as exc:
@@ -210,14 +208,6 @@ class Volumes:
     def _zone(self, tags: Tags) -> str:
         return self.places.zone_for(tags.owner, tags.dag, tags.group)
 
-    def _check_only_one(self, name: str) -> None:
-        """Refuse to delete an adopted volume by a name that several have: which one was meant, nobody knows."""
-        found = self.ec2.volumes_by("tag:Name", [name], "delete_volume", name)
-        if len(found) > 1:
-            ids = ", ".join(sorted(raw["VolumeId"] for raw in found))
-            raise _error(NotOurs, "delete_volume", name, f"refused: {len(found)} volumes have that name ({ids}). None "
-                         "was touched; remove the right one by hand")  # fmt: skip
-
     def _look(self, volume_ids: Sequence[str]) -> dict[str, Raw | None]:
         found = self.ec2.volumes_by("volume-id", list(volume_ids), "tag_volumes", ", ".join(volume_ids))
         self.memory.saw_volumes(found)
@@ -245,8 +235,11 @@ class Volumes:
             self.ec2.call("AttachVolume", "attach", volume_id, **parameters)
         except BackendError as exc:
             if code(exc) == "InvalidParameterValue" and "in use" in str(exc):
+                # The name stays reserved for a while, but no volume is on its way to it.
+                self.memory.attach(f"{node_id} {device}", node_id, lambda _taken: device)
+                self.memory.not_attaching(volume_id)
                 text = f"device {device} of {node_id} is taken, which EC2 does not show yet; the next name is tried"
-                raise _error(NotReady, "attach", volume_id, text) from exc  # the name stays reserved for a while
+                raise _error(NotReady, "attach", volume_id, text) from exc
             self.memory.not_attaching(volume_id)
             if code(exc) != "VolumeInUse" or not self._holds(volume_id, node_id):
                 raise
@@ -269,11 +262,6 @@ def _alive(raw: Raw, name: str) -> Raw:
         text = "the volume of that name is being deleted; it is made again once that one is gone"
         raise _error(NotReady, "create_volume", name, text)
     return raw
-
-
-def _carries(raw: Raw, guard: Guard) -> bool:
-    tags = our_tags(raw)
-    return tags is not None and (tags.owner, tags.key) == (guard.owner, guard.key)
 
 
 def _check_zone(volume: Raw, node: Raw) -> None:

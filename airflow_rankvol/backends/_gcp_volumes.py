@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from airflow_rankvol.backends._gcp_calls import Gce, all_of, any_of
+from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_creation import creation
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_insert import Insertion, insert
@@ -62,9 +62,6 @@ class Volumes:
             self.memory.forget_volume(volume_id)
             return
         guard.check(tags=our_tags(raw), name=name, backend="gcp", verb="delete_volume")
-        tags = our_tags(raw)
-        if tags is None or (tags.owner, tags.key) != (guard.owner, guard.key):
-            self._check_only_one(name)
         if raw.get("status") != "DELETING" and _same_disk(raw, seen):
             delete_disk(self.gce, self.memory, raw, "delete_volume")
         self.memory.forget_volume(volume_id)
@@ -152,14 +149,6 @@ class Volumes:
                     "zonal disk of that name from a snapshot of it"
                 )
         return found
-
-    def _check_only_one(self, name: str) -> None:
-        """Refuse to delete an adopted volume by a name that several zones have: which was meant, nobody knows."""
-        found = self.gce.everywhere("disks", "delete_volume", name, filter_=all_of(any_of("name", [name])))
-        if len(found) > 1:
-            ids = ", ".join(sorted(map(id_of, found)))
-            raise _error(NotOurs, "delete_volume", name, f"refused: {len(found)} disks have that name ({ids}). None "
-                         "was touched; remove the right one by hand")  # fmt: skip
 
     def _known(self, volume_id: str) -> Raw | None:
         seen = self.memory.volume(volume_id)

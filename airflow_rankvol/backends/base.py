@@ -19,6 +19,9 @@ from airflow_rankvol.spec.templates import NodeTemplate, VolumeTemplate
 if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
 
+#: Reasons of a node's end (``Node.reason``) that tell no other cause than its lifetime, where that is over.
+BY_ITSELF, BY_A_CALL = "it shut itself down", "it was ended by a call"
+
 
 class Clock:
     """The wall clock; tests hand in one of their own."""
@@ -46,7 +49,7 @@ class Guard:
     """What a resource must carry before a destructive verb touches it.
 
     Either our owner and key, or, for an adopted volume that the DAG says may go, its exact name and no other owner's
-    tags.
+    tags. That it is the very one that was adopted, the engine has seen: the verb is given its id.
     """
 
     owner: str

@@ -123,6 +123,8 @@ rv_format() {
 }
 
 # Mounts volume $1 at $2. 0: mounted. 2: it is blank and may not be formatted. 1: it cannot be used (RV_WHY).
+# XFS refuses a second filesystem of the same UUID, which all volumes from one snapshot have (xfs(5), "nouuid"). Never with
+# "norecovery": what is in the log alone would be missing, without a word.
 rv_mount() {
   local i=$1 code mode=rw
   RV_AT[i]=$2
@@ -147,6 +149,7 @@ rv_mount() {
   if [ "${RV_MAY_FORMAT[i]}" = 1 ] && [ "$mode" = rw ] && rv_marked "$RV_DEV" "${RV_IDS[i]}"; then
     rv_mark "$RV_DEV" ''
   fi
+  [ "$RV_FS" != xfs ] || mode+=,nouuid
   if ! RV_WHY=$(mkdir -p "$2" 2>&1 && mount -t "$RV_FS" -o "$mode" "$RV_DEV" "$2" 2>&1); then
     RV_WHY="$RV_FS on $RV_DEV could not be mounted at $2: $RV_WHY"
     return 1
@@ -157,11 +160,22 @@ rv_mount() {
 rv_mount_or_die() {
   rv_find "$1"
   rv_mount "$1" "$2"
-  local code=$? what="volume ${RV_NAMES[$1]} (${RV_IDS[$1]})"
-  [ "$code" != 2 ] || rv_die "$what is blank, and may not be formatted because this run did not create it; expected \
-a filesystem. Is it the right volume? Format it by hand, or delete it and let the job create it"
-  [ "$code" = 0 ] || rv_die "$what: $RV_WHY; expected an ext4 filesystem or a blank volume. It was not touched: \
-look at it by hand, or delete it and let the job create it"
+  local code=$?
+  [ "$code" = 0 ] || rv_unusable "$1" "$code"
+}
+
+# Ends the node because volume $1 could not be mounted, for what rv_mount returned.
+rv_unusable() {
+  local what="volume ${RV_NAMES[$1]} (${RV_IDS[$1]})" next='look at it by hand, or delete it and let the job create it'
+  if [ "$RV_ROLE" = gather ]; then
+    what="rank ${RV_OF[$1]}: $what cannot be read"
+    next='look at it by hand. Only where nothing helps, delete it and clear the whole task group to compute all again'
+    [ "$2" != 2 ] || RV_WHY='it is blank'
+  elif [ "$2" = 2 ]; then
+    rv_die "$what is blank, and may not be formatted because this run did not create it; expected a filesystem. Is it \
+the right volume? Format it by hand, or delete it and let the job create it"
+  fi
+  rv_die "$what: $RV_WHY; expected a filesystem that this node knows. It was not touched: $next"
 }
 
 # The record's first bytes say whose it is; ours are written in exactly this form.
@@ -242,9 +256,9 @@ rv_mount_rank() {
 }
 
 # Mounts the volumes of every rank that succeeded, read-only. Each must have its completion record on its first volume:
-# one that lost it is never passed over, or a part would be taken for the whole.
+# one that lost it, or that cannot be read, is never passed over, or a part would be taken for the whole.
 rv_mount_ranks() {
-  local i rank last='' lost='' kept=0
+  local i rank code last='' lost='' kept=0
   mkdir -p "$RV_RANKS"
   for i in "${!RV_IDS[@]}"; do
     rank=${RV_OF[i]}
@@ -254,12 +268,14 @@ rv_mount_ranks() {
     fi
     last=$rank kept=0
     rv_find "$i"
-    if ! rv_mount "$i" "$RV_RANKS/$rank${RV_PATHS[i]}"; then
-      rv_say "rank $rank: its volume ${RV_NAMES[i]} is blank or unreadable. $RV_WHY"
-    elif rv_record_is "${RV_AT[i]}" "$rank" ''; then
+    rv_mount "$i" "$RV_RANKS/$rank${RV_PATHS[i]}"
+    code=$?
+    [ "$code" != 1 ] || rv_unusable "$i" "$code"
+    if [ "$code" = 0 ] && rv_record_is "${RV_AT[i]}" "$rank" ''; then
       kept=1 RV_COLLECTED=${RV_COLLECTED:+$RV_COLLECTED,}$rank
       continue
     fi
+    [ "$code" = 0 ] || rv_say "rank $rank: its volume ${RV_NAMES[i]} is blank"
     lost=${lost:+$lost,}$rank
   done
   RV_ATTACHED=$(rv_now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from airflow_rankvol.backends.base import BY_A_CALL, BY_ITSELF
 from airflow_rankvol.engine.decide import Action
 from airflow_rankvol.engine.results import Report
 from airflow_rankvol.engine.views import culprit, gang_nodes
@@ -27,8 +28,9 @@ def report_error(work: Work, node: Node, report: Report | None, now: datetime) -
     """Return why a node that has ended did not succeed, or None."""
     if report is None:
         # EC2 does not tell a node's own shutdown at the end of its lifetime from another; the time does.
+        unknown = node.error is None and node.reason in ("", BY_ITSELF, BY_A_CALL)
         over = now >= node.created_at + timedelta(seconds=work.lifetime_s)
-        return _lost(work, replace(node, reason="lifetime") if over and node.error is None else node)
+        return _lost(work, replace(node, reason="lifetime") if over and unknown else node)
     if work.role is Role.GATHER and report.phase == "incomplete":
         return GatherIncomplete(
             f"no completion record of rank {ranks_text(report.missing)} on its volume; expected one of each of "

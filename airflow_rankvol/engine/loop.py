@@ -25,7 +25,7 @@ from airflow_rankvol.records import Node, NodeState, Observation
 LISTED_S = 2.0
 # After these the node may be gone, and what it printed with it.
 ENDINGS = frozenset({Action.COLLECT, *FAILURES})
-# While looks fail, they come more and more seldom, up to so many seconds apart (or the poll interval's).
+# While looks fail, or all steps, they come more and more seldom, up to so many seconds apart (or the poll interval's).
 MAX_PAUSE_S = 60.0
 
 
@@ -37,7 +37,7 @@ class Watch:
     """
 
     def __init__(self, backend: Backend, work: Work, screen: Screen | None = None) -> None:
-        self._backend = backend
+        self.backend = backend
         self.work = work
         self._follower = Follower(backend, work, screen) if screen else None
         self._missing_since: datetime | None = None
@@ -45,13 +45,13 @@ class Watch:
 
     def use(self, backend: Backend) -> None:
         """Go on with the same backend by other credentials."""
-        self._backend = backend
+        self.backend = backend
         if self._follower:
             self._follower.backend = backend
 
     def now(self) -> datetime:
         """Return the backend's time."""
-        return self._backend.clock.now()
+        return self.backend.clock.now()
 
     def wants(self, observation: Observation) -> bool:
         """Say whether there is something to do; quick, and calls nothing: most ranks only wait most of the time."""
@@ -73,7 +73,7 @@ class Watch:
                 self._follower.catch_up(node)
             elif self._follower.is_due(node):
                 self._follower.follow(node)
-        outcome = step(self._backend, self.work, observation)
+        outcome = step(self.backend, self.work, observation)
         if self._follower and outcome:
             # The end of what failed is logged with the error.
             self._follower.finish(node, "" if outcome.error else outcome.result.log_tail)
@@ -96,7 +96,7 @@ class Watch:
         if node is None or late_since is None:
             return observation
         try:
-            trouble = self._backend.boot_trouble(node.id, late_since)
+            trouble = self.backend.boot_trouble(node.id, late_since)
         except RetryableError:
             return observation  # the next look asks again
         self._came_up = not trouble
@@ -110,7 +110,7 @@ class Watch:
             return False
         now = self.now()
         self._missing_since = self._missing_since or now
-        return now - self._missing_since < timedelta(seconds=self._backend.listing_lag_s)
+        return now - self._missing_since < timedelta(seconds=self.backend.listing_lag_s)
 
     def _lacks_a_node(self, observation: Observation) -> bool:
         """Say whether the next step would be to fail for want of a node: this work's, or one of its gang's."""
@@ -170,7 +170,7 @@ def wait(
                 backend = line.reopen() or backend
             for each in open_:
                 each.watch.use(backend)
-        failures = 0 if isinstance(seen, Observation) else failures + 1
+        failures = failures + 1 if all(errors) else 0
         if any(each.outcome is None for each in open_):
             interval_s = backend.poll_interval_s
             backend.clock.sleep(min(interval_s * 2.0 ** min(failures, 16), max(MAX_PAUSE_S, interval_s)))

@@ -11,13 +11,15 @@ from airflow_rankvol.engine.calls import patiently, wait_until
 from airflow_rankvol.engine.creation import EARLIER_TRIES, Creation, has_open_zone, zone_of
 from airflow_rankvol.engine.marks import check_claims, check_usable, claim, hand_out, never_handed_out, renew
 from airflow_rankvol.engine.work import group_of
-from airflow_rankvol.errors import BackendError, NotReady, VolumeConflict
+from airflow_rankvol.errors import BackendError, FinalError, NotReady, VolumeConflict
 from airflow_rankvol.plan import Plan, PlannedSlot, PlannedVolume
-from airflow_rankvol.records import Group, NodeState, Observation, Slot, SlotVolume, Volume, VolumeState
+from airflow_rankvol.records import Group, NodeState, Observation, Slot, SlotVolume, Volume, VolumeState, to_iso
 from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
 AVAILABLE_TIMEOUT_S = 120.0
+#: What no look has shown for so long after its creation is gone, in seconds: nobody's listings lag behind that much.
+VANISHED_S = 60.0
 #: About how long a new EBS volume takes until it is available, in seconds. A look before that would be in vain, and a
 #: backend takes two in a poll interval, one of which found out what exists.
 NEW_S = 3.0
@@ -55,7 +57,8 @@ def provision(
         creation.run()
         slots = [replace(_slot(slot, found), handout=handout) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
-        _verify_available(backend, group, ids, NEW_S if _is_any_new(found) else 0.0)
+        wanted = {found[volume.name][0].id: volume for volume in plan.volumes()}
+        _verify_available(backend, group, wanted, ids, NEW_S if _is_any_new(found) else 0.0)
         # Another run may have been quicker.
         check_claims(backend, group, [volume for volume, _ in found.values()], lives)
         claim(backend, group, found, ids)
@@ -206,6 +209,7 @@ def _slot(slot: PlannedSlot, found: Mapping[str, tuple[Volume, bool]]) -> Slot:
                 type=volume.type,
                 id=volume.id,
                 adopted=adopted,
+                created_at=to_iso(volume.created_at) if adopted else "",
             )
         )
     return Slot(rank=slot.rank, nodes=slot.nodes, zone=zone_of(slot, found) or slot.zone, volumes=tuple(volumes))
@@ -215,18 +219,25 @@ def _is_any_new(found: Mapping[str, tuple[Volume, bool]]) -> bool:
     return any(volume.state is VolumeState.CREATING for volume, _ in found.values())
 
 
-def _verify_available(backend: Backend, group: Group, ids: Sequence[str], first_s: float) -> None:
+def _verify_available(
+    backend: Backend, group: Group, wanted: Mapping[str, PlannedVolume], ids: Sequence[str], first_s: float
+) -> None:
+    """Wait until volumes are available.
+
+    Args:
+        wanted: what was asked for, by the id that it has got.
+    """
+    begun = backend.clock.now()
+
     def waiting() -> list[str]:
         observation = patiently(backend, backend.observe, group)
         seen = {volume.id: volume for volume in observation.volumes if volume.id in ids}
-        for volume in seen.values():
-            if volume.state is VolumeState.ERROR:
-                raise BackendError(
-                    "the volume went into an error state while it was created",
-                    backend=backend.name,
-                    verb="create_volume",
-                    resource=volume.label,
-                )
+        broken = [volume_id for volume_id, volume in seen.items() if volume.state is VolumeState.ERROR]
+        if broken:
+            raise _not_made(backend, wanted, broken, "the volume went into an error state while it was created")
+        lost = [volume_id for volume_id in ids if volume_id not in seen]
+        if lost and backend.clock.now() - begun >= timedelta(seconds=VANISHED_S):
+            raise _not_made(backend, wanted, lost, "the cloud accepted its creation, and it is gone again")
         return [i for i in ids if i not in seen or seen[i].state is VolumeState.CREATING]
 
     if ids and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S, first_s=first_s):
@@ -235,3 +246,26 @@ def _verify_available(backend: Backend, group: Group, ids: Sequence[str], first_
             backend=backend.name,
             verb="create_volume",
         )
+
+
+def _not_made(backend: Backend, wanted: Mapping[str, PlannedVolume], ids: Sequence[str], what: str) -> BackendError:
+    """Return the error of volumes whose creation failed after it was accepted.
+
+    EBS looks at the key then, gives no reason, and drops the volume: API CreateVolume, ``KmsKeyId``.
+    """
+    key = wanted[ids[0]].template.kms_key
+    if key:
+        step = (
+            f"That happens where the key cannot be used: expected kms_key {key!r} to be an enabled, symmetric key in "
+            "the volume's region that the connection's identity has the rights to use (docs/aws.md). Correct the key "
+            "or its rights, then clear this task"
+        )
+    else:
+        step = (
+            "Either somebody deleted it, or it is encrypted with the account's default key, and the connection's "
+            "identity may not use that. Look at both; a retry makes it anew"
+        )
+    more = f" (and {len(ids) - 1} more)" if len(ids) > 1 else ""
+    resource = f"volume {wanted[ids[0]].name} ({ids[0]}){more}"
+    kind = FinalError if key else BackendError
+    return kind(f"{what}. {step}", backend=backend.name, verb="create_volume", resource=resource)

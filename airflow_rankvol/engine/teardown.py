@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ from airflow_rankvol.engine.marks import give_back, is_collected, mark_kept, nev
 from airflow_rankvol.engine.removal import NODES_TIMEOUT_S, VOLUMES_TIMEOUT_S, delete_nodes, delete_volumes
 from airflow_rankvol.errors import LeakError
 from airflow_rankvol.plan import Plan, PlannedVolume
-from airflow_rankvol.records import Group, Node, Observation, Volume
+from airflow_rankvol.records import Group, Node, Observation, Slot, Volume, to_iso
 from airflow_rankvol.spec.templates import ReclaimPolicy, Scope
 
 
@@ -54,9 +54,8 @@ def teardown(
     plan: Plan | None,
     *,
     collected: Collection[int] | None = None,
+    slots: Sequence[Slot] | None = None,
     sure: bool = True,
-    nodes_timeout_s: float = NODES_TIMEOUT_S,
-    volumes_timeout_s: float = VOLUMES_TIMEOUT_S,
 ) -> TeardownReport:
     """End every node of the group's run and remove its volumes by their policy.
 
@@ -64,13 +63,15 @@ def teardown(
         plan: the job's plan, whose policies win over those written in the tags at creation; None when there is none.
         collected: ranks whose results gather has stored; the tags alone count when it is None. Adopted volumes carry no
             such tag, so they stay then.
+        slots: what ``create_volumes`` returned, which alone tells what this run has adopted; None where that is not
+            known, and none of it goes.
         sure: whether ``collected`` could be asked; else the tags keep their word for the next try.
 
     Raises:
         LeakError: naming every node and volume that should have gone and is still there.
     """
     begun = backend.clock.now()
-    ending = _Ending(backend, group, plan, collected, sure, nodes_timeout_s, volumes_timeout_s)
+    ending = _Ending(backend, group, plan, collected, slots, sure)
     seen = patiently(backend, backend.observe, group)
     report = ending.once(seen)
     if _all_collected(plan, collected) and not ending.retried_since(
@@ -98,9 +99,8 @@ class _Ending:
     group: Group
     plan: Plan | None
     collected: Collection[int] | None
+    slots: Sequence[Slot] | None
     sure: bool
-    nodes_timeout_s: float
-    volumes_timeout_s: float
     _known: set[str] = field(default_factory=set)
 
     def is_news(self, observation: Observation) -> bool:
@@ -123,7 +123,7 @@ class _Ending:
         wanted = {volume.name: volume for slot in self.plan.slots for volume in slot.volumes} if self.plan else {}
         own = self._own(observation)
         mark_kept(backend, group, observation, wanted, self.collected, problems, sure=self.sure)
-        nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=self.nodes_timeout_s)
+        nodes = delete_nodes(backend, own, lambda: backend.observe(group), problems, timeout_s=NODES_TIMEOUT_S)
         observation = patiently(backend, backend.observe, group)
         self._known |= {node.id for node in own} | {volume.id for volume in observation.volumes}
         observation, lost = self._take_unused(observation, problems)
@@ -131,9 +131,7 @@ class _Ending:
         doomed = [(volume, guard) for volume, guard in doomed if volume.id not in lost]
         stays = {item.id for item in kept} if self.sure else set()  # the next try has to have them, too
         give_back(backend, group, [volume for volume in observation.volumes if volume.id in stays], problems)
-        deleted = delete_volumes(
-            backend, doomed, lambda: backend.observe(group), problems, timeout_s=self.volumes_timeout_s
-        )
+        deleted = delete_volumes(backend, doomed, lambda: backend.observe(group), problems, timeout_s=VOLUMES_TIMEOUT_S)
         if problems:
             raise leak(problems)
         return TeardownReport(deleted=tuple(deleted), kept=tuple(kept), nodes=tuple(nodes))
@@ -164,7 +162,7 @@ class _Ending:
             if _is_of_others(self.group, volume):
                 continue
             verdict = _other_user(self.group, volume, own) or _verdict(
-                self.group, volume, wanted.get(volume.name), self.collected
+                self.group, volume, wanted.get(volume.name), self.collected, self.slots
             )
             if isinstance(verdict, Guard):
                 doomed.append((volume, verdict))
@@ -184,13 +182,17 @@ def leak(problems: Mapping[str, str]) -> LeakError:
 
 
 def _verdict(
-    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
+    group: Group,
+    volume: Volume,
+    wanted: PlannedVolume | None,
+    collected: Collection[int] | None,
+    slots: Sequence[Slot] | None,
 ) -> Guard | Kept | None:
     """Say what becomes of one volume: a guard when it goes, a reason when it stays, None when it is not ours."""
     tags = volume.tags
     owned = tags is not None and tags.owner == group.owner and tags.key in group.keys
     if tags is None or not owned or (tags.key == group.global_key and not tags.made_by(group)):
-        return _adopted_verdict(group, volume, wanted, collected)
+        return _adopted_verdict(group, volume, wanted, collected, slots)
     policy = wanted.template.effective_reclaim if wanted else ReclaimPolicy(tags.reclaim)
     guard = Guard(owner=group.owner, key=tags.key)
 
@@ -251,9 +253,13 @@ def _other_user(group: Group, volume: Volume, own: Collection[str]) -> Kept | No
 
 
 def _adopted_verdict(
-    group: Group, volume: Volume, wanted: PlannedVolume | None, collected: Collection[int] | None
+    group: Group,
+    volume: Volume,
+    wanted: PlannedVolume | None,
+    collected: Collection[int] | None,
+    slots: Sequence[Slot] | None,
 ) -> Guard | Kept | None:
-    """Adopted volumes go only when the DAG says so, by their exact name, and not before their results are safe."""
+    """Adopted volumes go only when the DAG says so, only the very ones, and not before their results are safe."""
     if wanted is None or wanted.scope is not Scope.GLOBAL or (volume.tags and volume.tags.owner != group.owner):
         return None  # another owner's was never adopted
     template = wanted.template
@@ -265,6 +271,24 @@ def _adopted_verdict(
         return kept("adopted, not made by this run")
     if template.effective_reclaim is ReclaimPolicy.SNAPSHOT:
         return kept("adopted; reclaim policy snapshot, and this backend takes no snapshots")
+    if other := _not_the_adopted(volume, slots):
+        return kept(other)
     if template.effective_reclaim is not ReclaimPolicy.DELETE_ALWAYS and wanted.rank not in (collected or ()):
         return kept("adopted; its results were not collected")
     return Guard(owner=group.owner, key=group.key, adopted_name=wanted.name)
+
+
+def _not_the_adopted(volume: Volume, slots: Sequence[Slot] | None) -> str:
+    """Say why a volume is not for sure the one that this run has adopted; empty when it is."""
+    if slots is None:
+        return (
+            "nothing tells which volume this run has adopted, and by its name alone none goes. DeleteRankVolumes gets "
+            "that from the slots of CreateRankVolumes"
+        )
+    adopted = [item for slot in slots for item in slot.volumes if item.adopted and item.name == volume.name]
+    if any((item.id, item.created_at) == (volume.id, to_iso(volume.created_at)) for item in adopted):
+        return ""
+    if not adopted:
+        return "it has the name, but this run has not adopted it"
+    made = f"made at {adopted[0].created_at}; this one was made at {to_iso(volume.created_at)}"
+    return f"it has the name, but this run has adopted {adopted[0].id}, {made}"

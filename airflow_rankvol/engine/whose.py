@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import VolumeConflict
-from airflow_rankvol.records import Observation, Slot, SlotVolume, Tags
+from airflow_rankvol.records import Observation, Slot, SlotVolume, Volume, to_iso
 
 
 def check_still_ours(work: Work, slot: Slot, observation: Observation) -> None:
@@ -17,10 +17,12 @@ def check_still_ours(work: Work, slot: Slot, observation: Observation) -> None:
     """
     for wanted in slot.volumes:
         found = observation.volume(wanted.id)
-        if found is None or _serves(work, wanted, found.tags):
+        if found is None or _serves(work, wanted, found):
             continue
         whose = "carries no tags of ours"
-        if found.tags:
+        if _is_another(wanted, found):
+            whose = f"was made at {to_iso(found.created_at)}, after the one that this run has adopted"
+        elif found.tags:
             whose = f"is owner {found.tags.owner!r}'s, of run {found.tags.run} of DAG {found.tags.dag}"
         raise VolumeConflict(
             f"rank {slot.rank}: volume {found.name} ({found.id}) {whose}; expected the one that create_volumes found "
@@ -29,7 +31,15 @@ def check_still_ours(work: Work, slot: Slot, observation: Observation) -> None:
         )
 
 
-def _serves(work: Work, wanted: SlotVolume, tags: Tags | None) -> bool:
+def _serves(work: Work, wanted: SlotVolume, found: Volume) -> bool:
+    tags = found.tags
+    if _is_another(wanted, found):
+        return False
     if tags is None:
         return wanted.adopted
     return tags.owner == work.group.owner and (wanted.adopted or tags.key in work.group.keys)
+
+
+def _is_another(wanted: SlotVolume, found: Volume) -> bool:
+    """Say whether a volume has but the name, and so on Compute Engine the id, of the one that was adopted."""
+    return bool(wanted.created_at) and wanted.created_at != to_iso(found.created_at)

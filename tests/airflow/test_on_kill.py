@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from airflow_rankvol._base_operator import RankVolumes
 from airflow_rankvol.backends._looks import Looks
+from airflow_rankvol.engine.loop import launch
 from airflow_rankvol.engine.work import Work
+from airflow_rankvol.errors import AuthDenied, NoCapacity
 from airflow_rankvol.operators import GatherRankResults, RunRank
+from airflow_rankvol.plan import RunIdentity
 from airflow_rankvol.records import Group, NodeState, Observation
 from airflow_rankvol.testing import FakeBackend, hangs
 from tests.unit.engine.engine_kit import Rig, a_rig
@@ -62,3 +67,32 @@ def test_a_signal_that_comes_while_its_thread_waits_for_a_turn_ends_the_node(
     backend.while_it_waits = backend.clock.sleep
     backend.clock.sleep(600)
     assert {node.state for node in backend.observe(rig.group).nodes} <= {NodeState.ENDED}
+
+
+def test_a_node_that_cannot_be_ended_keeps_no_other_of_its_task_running() -> None:
+    """Of a gather in parts, which has several."""
+    backend = FakeBackend(endings={("gather", -1): hangs(), ("gather", -2): hangs()})
+    rig = a_rig(2, backend=backend)
+    operator, whole = gather_of(rig)
+    works = whole.in_parts(1)
+    operator._running = (backend, works)
+    assert [launch(backend, work, rig.launcher(everyone=True)) for work in works] == [None, None]
+    stuck = works[0].node_name
+    backend.faults.fail("delete_node", AuthDenied, resource=stuck)
+    with pytest.raises(AuthDenied, match=stuck):
+        operator.on_kill()
+    backend.clock.sleep(600)
+    assert [node.name for node in rig.observe().nodes if node.state is not NodeState.ENDED] == [stuck]
+
+
+def test_a_part_that_cannot_be_launched_is_what_its_task_says_also_when_another_cannot_be_ended() -> None:
+    backend = FakeBackend(endings={("gather", -1): hangs()})
+    rig = a_rig(2, backend=backend)
+    operator, whole = gather_of(rig)
+    works = whole.in_parts(1)
+    backend.faults.fail("create_node", NoCapacity, resource=works[1].node_name, times=math.inf)
+    backend.faults.fail("delete_node", AuthDenied, resource=works[0].node_name)
+    volumes = RankVolumes(backend, RunIdentity("me", "dag", "run-1", "shards"), rig.plan.job)
+    (outcome,) = operator.launch_and_wait(volumes, works, rig.launcher(everyone=True), deferrable=False)
+    assert isinstance(outcome.error, NoCapacity)
+    assert backend.count("delete_node") == 1

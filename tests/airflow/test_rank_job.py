@@ -216,7 +216,7 @@ def test_the_operators_can_be_wired_by_hand(bench: DagBench) -> None:
             gather = GatherRankResults(
                 task_id="gather", slots=create.output, results=ranks.output, trigger_rule="all_done", **job
             )
-            delete = DeleteRankVolumes(task_id="delete", **job)
+            delete = DeleteRankVolumes(task_id="delete", slots=create.output, **job)
             plan.as_setup() >> create.as_setup() >> ranks >> gather >> delete
             delete.as_teardown(setups=[plan, create], on_failure_fail_dagrun=True)
         """
@@ -264,7 +264,7 @@ def test_a_cleared_rank_is_not_planned_anew_elsewhere(
 
 
 def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: DagBench) -> None:
-    """Global scope adopts what exists: never formatted, kept by default and after a failure, then deleted by name."""
+    """Global scope adopts what exists: never formatted, kept by default and after a failure; only that goes."""
     for rank in (0, 1):
         bench.ground.add_volume(f"lake-{rank}", "seen", f"from {rank}")
     volumes = ["lake-${NODE_RANK}:/lake"]
@@ -284,6 +284,13 @@ def test_adopted_volumes_go_only_when_the_dag_says_so_and_after_a_gather(bench: 
     gone = bench.run(bench.job(volumes=volumes, volume_template=template, gather=["true"]))
     assert gone.state == "success"
     assert gone.xcom("delete_volumes")["deleted"] == ["lake-0", "lake-1"]
+
+    bench.ground.add_volume("lake-0", "seen", "by another one")
+    bench.clear(gone, "delete_volumes", downstream=False)
+    (other,) = bench.resume(gone).xcom("delete_volumes")["kept"]
+    assert (other["name"], gone.xcom("delete_volumes")["deleted"]) == ("lake-0", [])
+    gone = bench.run(bench.job(nodes=1, volumes=volumes, volume_template=template, gather=["true"]))
+    assert gone.xcom("delete_volumes")["deleted"] == ["lake-0"]
 
 
 @pytest.mark.parametrize("deferrable", [True, False])

@@ -15,6 +15,7 @@ from airflow_rankvol.backends._local_linux import BLKROSET, open_loop
 from airflow_rankvol.backends.local import LocalBackend
 from airflow_rankvol.errors import BackendError, QuotaExceeded, VolumeBusy
 from airflow_rankvol.records import Volume
+from tests.clouds.nodes.kit import fill_as_from_one_snapshot
 from tests.contract.support import Lab, until
 
 
@@ -119,6 +120,32 @@ def test_ranks_have_disks_of_their_own(image: Lab) -> None:
         for rank, volume in enumerate(volumes)
     ]
     assert [image.report(node).text("log_tail")[0] for node in nodes] == ["0", "1"]
+
+
+def test_gather_mounts_copies_of_one_filesystem_beside_each_other(image: Lab) -> None:
+    volumes = [image.volume(rank) for rank in range(2)]
+    fill_as_from_one_snapshot(*(disk_of(image, volume) for volume in volumes))
+    for rank, volume in enumerate(volumes):
+        assert image.run_rank(volume, rank=rank, commands=f"echo {rank} >$VOLUME_PATH/part").phase == "done"
+    report = image.report(image.gather(*volumes, commands="cat $RANKS_PATH/*/data_volume/part"))
+    assert (report.phase, report.collected, report.text("log_tail")) == ("done", [0, 1], "0\n1\n")
+
+
+def test_gather_says_of_a_volume_why_it_cannot_be_read(image: Lab) -> None:
+    """It is there, and its rank had succeeded: so nobody is told that it has no completion record, or is gone."""
+    volumes = [image.volume(rank) for rank in range(2)]
+    for rank, volume in enumerate(volumes):
+        image.run_rank(volume, rank=rank)
+    with disk_of(image, volumes[1]).open("r+b") as file:
+        file.seek(1024 + 24)  # s_log_block_size
+        file.write(b"\xff\xff\xff\xff")
+    report = image.report(image.gather(*volumes, allow_missing=True, commands="echo ran"))
+    assert (report.phase, report.exit_code, report.missing) == ("setup", 125, [])
+    assert report.text("error").startswith(f"rank 1: volume data-1 ({volumes[1].id}) cannot be read: ")
+    assert "ext4 on /dev/loop" in report.text("error")
+    assert "could not be mounted at /ranks/1/data_volume: " in report.text("error")
+    assert "It was not touched: look at it by hand" in report.text("error")
+    assert report.text("log_tail") == ""
 
 
 def test_a_full_state_disk_is_a_quota(image: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,19 +30,21 @@ def test_every_field_has_a_type_and_says_what_it_is_for(forms: dict[str, Any]) -
             assert param.description or param.schema.get("description"), (dag_id, name)
 
 
-@pytest.mark.parametrize("dag_id", ["flights_by_rank", "flights_on_aws", "flights_on_gcp"])
+@pytest.mark.parametrize(
+    "dag_id", ["flights_by_rank", "flights_on_aws", "flights_on_gcp", "pi_by_rank", "primes_anywhere"]
+)
 def test_a_form_takes_no_job_that_plan_would_refuse(forms: dict[str, Any], dag_id: str) -> None:
     params = forms[dag_id]
     params.validate()
     wrong: dict[str, list[Any]] = {
         "nodes": [0, 257, "many"],
         "size": ["big", "0GB", "-1GB"],
-        "type": ["floppy"],
+        "type": ["floppy!"],
         "reclaim": ["never"],
     }
-    assert {"nodes", "size", "reclaim"} <= set(params)
-    for name in wrong.keys() & set(params):
+    assert {"nodes", "size", "type", "reclaim"} <= set(params)
+    for name, values in wrong.items():
         assert BOUNDS & set(params.get_param(name).schema), name
-        for value in wrong[name]:
+        for value in values:
             with pytest.raises(ParamValidationError):
                 params.get_param(name).resolve(value)

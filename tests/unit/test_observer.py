@@ -178,7 +178,7 @@ def test_looks_that_fail_come_more_and_more_seldom_and_the_first_good_one_ends_t
 def test_pauses_differ_so_that_groups_do_not_look_together_for_ever() -> None:
     observer = GroupObserver(GROUP, opening(CountingBackend(poll_interval_s=10.0)))
     run(observer.backend())
-    pauses = {observer._pause_s() for _ in range(50)}
+    pauses = {observer._pause_s(0) for _ in range(50)}
     assert len(pauses) == 50
     assert min(pauses) >= 9
     assert max(pauses) <= 11
@@ -208,6 +208,56 @@ def test_refused_credentials_are_read_again_before_the_next_look(fresh: str | Ex
 
     assert run(twice()) is (old if isinstance(fresh, Exception) else new)
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("fresh", ["new credentials", "the same", BackendError("no such place")], ids=str)
+def test_of_many_whose_steps_are_refused_the_connection_is_read_for_one(fresh: str | Exception) -> None:
+    """It may give new credentials, the same, or none; then it is read again after the next look at the earliest."""
+    old: Any = CountingBackend()
+    new = CountingBackend()
+    opened = 0
+
+    async def open_backend() -> Any:
+        nonlocal opened
+        opened += 1
+        await asyncio.sleep(0)
+        if opened > 1 and isinstance(fresh, Exception):
+            raise fresh
+        return new if opened > 1 and fresh == "new credentials" else old
+
+    async def two_looks() -> list[int]:
+        observer, readings = GroupObserver(GROUP, open_backend), []
+        for _ in range(2):
+            await observer.observe()
+            await asyncio.gather(*(observer.renew(old) for _ in range(100)))
+            await observer.renew(old)
+            readings.append(opened)
+        assert (await observer.backend() is old) is (fresh != "new credentials")
+        return readings
+
+    assert run(two_looks()) == ([2, 2] if fresh == "new credentials" else [2, 3])
+
+
+def test_who_is_refused_again_and_again_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer and longer, up to a minute, and others' looks come as often as before."""
+    turns = Turns()
+    backend: Any = CountingBackend(poll_interval_s=10.0)
+    monkeypatch.setattr(asyncio, "sleep", turns.sleep)
+
+    async def refused() -> list[list[float]]:
+        observer, pauses = GroupObserver(GROUP, opening(backend)), []
+        for times in range(1, 6):
+            turns.pauses = []
+            await observer.observe()
+            await observer.renew(backend, times)
+            pauses.append(turns.pauses)
+        return pauses
+
+    first, *others = run(refused())
+    assert first == []
+    for (look, own), about in zip(others, [20, 40, 60, 60], strict=True):
+        assert 8.4 < look <= 11
+        assert about * 0.9 <= own <= about * 1.1
 
 
 def test_a_backend_that_cannot_be_opened_is_every_waiters_error() -> None:

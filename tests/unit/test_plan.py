@@ -159,6 +159,13 @@ def test_the_description_shows_who_what_and_where() -> None:
     assert table[1] == ["0", "eu-1a", f"data-volume-{key}-0", "10GB", "default", "run", "delete", "/data"]
     assert table[4] == ["1", "eu-1a", f"s-{key}-1", "1TB", "gp3", "run", "delete", "/s"]
     assert len({line.index("/") for line in lines[5:]}) == 1
+    assert "ignored" not in plan.describe()
+
+
+def test_the_description_says_that_gathers_zones_count_for_nothing() -> None:
+    plan = make_plan(job(nodes=2, gather=["true"], gather_node={"zones": "mars-1"}), RUN)
+    lines = plan.describe().splitlines()
+    assert lines[3:5] == ["gather_node.zones: ignored, because gather lies where the volumes lie", ""]
 
 
 class TestDigest:

@@ -94,6 +94,17 @@ def test_a_module_in_a_module_is_imported_where_the_function_reaches_for_it() ->
     assert shipped(shard)["shard"]() == "a"
 
 
+def test_a_module_in_a_renamed_module_is_imported_and_takes_no_name_of_the_function() -> None:
+    def shard(rank: int) -> Any:
+        return [_, renamed.etree.ElementTree.fromstring("<a/>").tag, rank]
+
+    renamed, _ = xml, 3
+    assert "__import__('xml.etree.ElementTree')\n" in source(shard)
+    assert shipped(shard)["shard"](1) == shard(1) == [3, "a", 1]
+    _ = math
+    assert shipped(shard)["shard"](1) == shard(1) == [math, "a", 1]
+
+
 def test_an_indented_function_keeps_its_texts_of_several_lines() -> None:
     def shard() -> str:
         return """

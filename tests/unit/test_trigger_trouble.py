@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from airflow_rankvol import triggers
 from airflow_rankvol._endings import error_of
+from airflow_rankvol._fake_faults import FaultScript
 from airflow_rankvol.engine.patience import DENIED_S
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import AuthDenied, BackendError, NotReady, Throttled
@@ -67,6 +69,14 @@ async def begin(trigger: RankTrigger, cloud: FakeBackend) -> asyncio.Task[Any]:
     while cloud.count("observe") < looked + 5:  # noqa: ASYNC110 - looks are counted in a thread
         await asyncio.sleep(0.001)
     return task
+
+
+def without_reports(cloud: FakeBackend) -> FakeBackend:
+    """Return the same cloud by credentials that may not read what nodes report."""
+    narrow = copy.copy(cloud)
+    narrow.faults, narrow.calls = FaultScript(), []
+    narrow.faults.fail("read_report", AuthDenied, times=math.inf)
+    return narrow
 
 
 def test_a_triggerer_that_restarts_goes_on_with_the_same_node(cloud: FakeBackend) -> None:
@@ -205,6 +215,59 @@ def test_a_step_that_is_refused_waits_for_credentials_too(cloud: FakeBackend, wa
     ending = payload(launched(cloud, 0))
     assert (ending["error"], ending["output"]) == ("", {"rows": 5})
     assert len(warnings) == 1
+
+
+def test_a_step_that_is_refused_has_the_connection_read_again(
+    cloud: FakeBackend, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for all ranks of a group: some credentials may list, and not read what a node reports."""
+    cloud.endings["rank", 1] = succeeds(after_s=150)
+    ranks = [launched(cloud, rank) for rank in (0, 1)]
+    backends = [narrow := without_reports(cloud), cloud]
+
+    async def here(_conn_id: str) -> FakeBackend:
+        return backends.pop(0)
+
+    monkeypatch.setattr(triggers, "aget_backend", here)
+
+    async def both() -> list[Any]:
+        return [*await asyncio.gather(*(anext(rank.run()) for rank in ranks))]
+
+    first, second = asyncio.run(both())
+    assert (first.payload["error"], first.payload["output"], second.payload["error"]) == ("", {"rows": 5}, "")
+    assert narrow.count("read_report") == 1
+    assert backends == []
+    assert len(warnings) == 1
+
+
+def test_steps_that_are_refused_are_tried_more_and_more_seldom_for_half_an_hour(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As looks are, and the connection is read each time; then the rank fails, and the node is left alone."""
+    cloud = FakeBackend(endings={("rank", 0): succeeds(after_s=100)}, attach_at_launch=True)
+    real, opened = asyncio.sleep, 0
+
+    async def sleep(seconds: float) -> None:
+        cloud.clock.sleep(seconds)
+        await real(0)
+
+    async def here(_conn_id: str) -> FakeBackend:
+        nonlocal opened
+        opened += 1
+        return cloud
+
+    monkeypatch.setattr(triggers, "aget_backend", here)
+    trigger = launched(cloud, 0)
+    cloud.clock.sleep(200)
+    begun = cloud.clock.now()
+    cloud.faults.fail("read_report", AuthDenied, times=math.inf)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    ending = payload(trigger)
+    assert DENIED_S <= (cloud.clock.now() - begun).total_seconds() <= DENIED_S + 180
+    assert "Give connection fake valid credentials, then clear the task" in ending["error"]
+    assert 20 <= cloud.count("read_report") <= 40
+    assert opened == cloud.count("read_report")
+    assert cloud.count("delete_node") == 0
 
 
 def test_a_volume_that_may_not_be_attached_ends_its_rank_at_once(

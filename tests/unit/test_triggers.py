@@ -13,11 +13,19 @@ from airflow_rankvol import triggers
 from airflow_rankvol._endings import ending_of, error_of
 from airflow_rankvol.engine.step import Outcome
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.errors import BackendError, ConfigError, FinalError, NoCapacity, QuotaExceeded, RetryableError
+from airflow_rankvol.errors import (
+    AuthDenied,
+    BackendError,
+    ConfigError,
+    FinalError,
+    NoCapacity,
+    QuotaExceeded,
+    RetryableError,
+)
 from airflow_rankvol.records import Group, RankResult, Role, Slot, SlotVolume
-from airflow_rankvol.testing import FakeBackend, fails, is_lost, succeeds
+from airflow_rankvol.testing import FakeBackend, fails, hangs, is_lost, succeeds
 from airflow_rankvol.triggers import RankTrigger
-from tests.unit.trigger_kit import events_of, gathering, launched, reached_by_triggers
+from tests.unit.trigger_kit import events_of, gathering, gathering_in_parts, launched, reached_by_triggers
 
 WORK = Work(
     role=Role.GATHER,
@@ -138,6 +146,20 @@ def test_a_gather_without_records_says_what_to_clear(cloud: FakeBackend, succeed
     assert advice in event.payload["error"]
 
 
+def test_a_gather_in_parts_that_ends_by_an_error_of_ours_leaves_no_wait_behind(cloud: FakeBackend) -> None:
+    """Nobody looks at the other parts' nodes any more, which the teardown ends."""
+    cloud.endings = {("gather", -2): hangs()}
+    trigger = gathering_in_parts(cloud)
+    cloud.faults.fail("read_report", ZeroDivisionError("ours"))
+
+    async def left_behind() -> int:
+        with pytest.raises(ZeroDivisionError):
+            await anext(trigger.run())
+        return sum("RankTrigger._wait" in str(task.get_coro()) for task in asyncio.all_tasks())
+
+    assert asyncio.run(left_behind()) == 0
+
+
 def test_run_inline_a_rank_hands_its_ending_to_the_operator(cloud: FakeBackend) -> None:
     """dag.test() has no triggerer: the whole ending travels in a plain event."""
     (event,) = events_of(launched(cloud, 1))
@@ -174,6 +196,19 @@ def test_killing_a_deferred_rank_stops_its_node_and_keeps_its_volume(cloud: Fake
     seen = cloud.observe(group)
     assert [node for node in seen.nodes if node.state != "ended"] == []
     assert len(seen.volumes) == 2
+
+
+def test_killing_a_deferred_gather_in_parts_stops_every_node_that_can_be(cloud: FakeBackend) -> None:
+    """One that cannot be ended keeps none of the others running; Airflow logs its error."""
+    cloud.endings = {("gather", -1): hangs(), ("gather", -2): hangs()}
+    trigger = gathering_in_parts(cloud)
+    stuck = Work.from_dict(trigger.work).node_name
+    cloud.faults.fail("delete_node", AuthDenied, resource=stuck)
+    with pytest.raises(AuthDenied, match=stuck):
+        asyncio.run(trigger.on_kill())
+    cloud.clock.sleep(300)
+    nodes = cloud.observe(Work.from_dict(trigger.work).group).nodes
+    assert [node.name for node in nodes if node.state != "ended"] == [stuck]
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,27 @@ def test_a_teardown_that_cannot_ask_where_it_was_planned_ends_nodes_and_deletes_
     assert sure == [False]
 
 
+def test_a_teardown_that_cannot_ask_what_was_adopted_deletes_none_of_it_and_fails(
+    answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(LOCAL)
+    asked: list[tuple[Any, bool]] = []
+
+    def teardown(*_args: Any, **how: Any) -> TeardownReport:
+        asked.append((how["slots"], how["sure"]))
+        return TeardownReport((), (), ())
+
+    monkeypatch.setattr(operators, "teardown", teardown)
+    ti = Mock(dag_id="dag", run_id="run", map_index=-1)
+    ti.xcom_pull.side_effect = ConnectionError("the store is down")
+    with DAG("dag"):
+        create = CreateRankVolumes(task_id="create_volumes", volume_group="job", **FIELDS)
+        task = DeleteRankVolumes(task_id="delete_volumes", volume_group="job", slots=create.output, **FIELDS)
+    with pytest.raises(ConnectionError, match="the store is down"):
+        task.execute({"ti": ti})
+    assert asked == [(None, False)]
+
+
 def test_where_volumes_are_is_stored_before_one_is_made(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that dies while it makes them leaves it to its plan, which may be cleared, and to its teardown."""
     answers(LOCAL)

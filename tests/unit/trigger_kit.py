@@ -49,10 +49,19 @@ def gathering(backend: FakeBackend, succeeded: list[int]) -> RankTrigger:
     return _deferred(backend, Role.GATHER, tuple, succeeded)
 
 
+def gathering_in_parts(backend: FakeBackend) -> RankTrigger:
+    """Return the trigger of a gather that two nodes share, which are launched."""
+    return _deferred(backend, Role.GATHER, tuple, [0, 1], volumes_per_node=1)
+
+
 def _deferred(
-    backend: FakeBackend, role: Role, pick: Callable[[list[Slot]], tuple[Slot, ...]], succeeded: Sequence[int] = ()
+    backend: FakeBackend,
+    role: Role,
+    pick: Callable[[list[Slot]], tuple[Slot, ...]],
+    succeeded: Sequence[int] = (),
+    volumes_per_node: int | None = None,
 ) -> RankTrigger:
-    """Launch a node as the operator does, and return the trigger that it defers to."""
+    """Launch nodes as the operator does, and return the trigger that it defers to."""
     fields = {"nodes": 2, "volumes": ["data-${NODE_RANK}:/data"], "commands": ["compute"], "gather": ["merge"]}
     plan = make_plan(RankJob.model_validate(fields), RunIdentity("me", "dag", "run", "job"))
     slots = provision(backend, plan, generation=1)
@@ -64,8 +73,11 @@ def _deferred(
         template=plan.job.node,
         now=backend.clock.now(),
     )
-    assert launch(backend, work, Launcher(plan.job, {}, tuple(slots), backend.platform)) is None
-    return RankTrigger(conn_id="fake", work=work.to_dict(), succeeded=list(succeeded))
+    works = work.in_parts(volumes_per_node) if volumes_per_node else [work]
+    for each in works:
+        assert launch(backend, each, Launcher(plan.job, {}, tuple(slots), backend.platform)) is None
+    first, *parts = [each.to_dict() for each in works]
+    return RankTrigger(conn_id="fake", work=first, succeeded=list(succeeded), parts=parts)
 
 
 def events_of(trigger: RankTrigger) -> list[TriggerEvent]:

@@ -67,14 +67,20 @@ class App:
         except Dropped:
             call.code = "(no answer)"
             raise
-        except Exception as bug:  # noqa: BLE001 -- a client that is told of it is better than one that hangs up
-            traceback.print_exc()
-            call.code = "DoubleHasABug"
-            status, headers, body = 500, [("Content-Type", "text/xml")], Ec2Error(call.code, repr(bug)).xml(request_id)
+        except Exception as error:  # noqa: BLE001 -- a client that is told of it is better than one that hangs up
+            bug = self._bug(call, error)
+            status, headers, body = bug.status, [("Content-Type", "text/xml")], bug.xml(request_id)
         finally:
             call.took_s = round(time.monotonic() - started, 6)
         call.status = status
         return status, [*headers, ("x-amzn-RequestId", request_id)], body
+
+    def _bug(self, call: Call, error: Exception) -> Ec2Error:
+        """Note a bug of the double's own: the test at whose end it is found fails, whatever its client made of it."""
+        self.recorder.note([f"{call.service}:{call.action}: {''.join(traceback.format_exception(error))}"])
+        traceback.print_exception(error)
+        call.code = "DoubleHasABug"
+        return Ec2Error(call.code, repr(error), 500)
 
     def _parse(self, request: Request, call: Call) -> Ec2Error | None:
         """Fill in the parameters of a call of EC2's; what is wrong with them is told when it is its turn."""

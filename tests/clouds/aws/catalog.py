@@ -166,7 +166,10 @@ class Catalog:
     def has_kms_key(self, arn: str) -> bool:
         """Return whether a volume can be encrypted with that key."""
         with self.moto_lock:
-            return arn in ("", DEFAULT_KMS_KEY) or self._find_key(arn) is not None
+            found = self._find_key(arn)
+            return arn in ("", DEFAULT_KMS_KEY) or (
+                found is not None and found.enabled and found.key_spec == "SYMMETRIC_DEFAULT"
+            )
 
     def _find_key(self, key_id: str) -> Any:
         kms = self._backend("kms")

@@ -24,11 +24,12 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
 
 @pytest.fixture
 def double(process: Double) -> Iterator[Double]:
-    """The double with a clock that only ``advance`` moves."""
+    """The double with a clock that only ``advance`` moves; what it did wrong itself fails the test."""
     process.reset()
     process.freeze()
     yield process
     process.release(answer=False)
+    assert process.bugs() == []
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.clouds.aws.client import Double
 from tests.clouds.aws.conftest import AMI_PARAMETER, SETTLED_S, ZONE
@@ -98,6 +99,23 @@ def test_256_volumes_and_instances_by_32_threads_take_seconds(ec2: Any, double: 
     assert sorted(c["took_s"] for c in calls)[len(calls) // 2] < 0.25, (
         f"median of a call; the client took {mine_s:.1f} s"
     )
+
+
+def test_a_bug_of_the_double_fails_the_test_whatever_became_of_its_answer(tmp_path: Path) -> None:
+    def meet() -> None:
+        double.settings(latency_s={"*": "not a number"})
+        with pytest.raises(ClientError, match="DoubleHasABug"):
+            double.boto3("ec2").create_volume(AvailabilityZone=ZONE, Size=1)
+
+    double = Double(tmp_path / "double").start()
+    meet()
+    assert "ec2:CreateVolume: Traceback" in double.bugs()[0]
+    assert double.bugs() == []
+    meet()
+    double.reset()
+    with pytest.raises(AssertionError, match="ec2:CreateVolume"):
+        double.stop()
+    assert not double.is_up
 
 
 def test_the_process_ends_on_sigterm_while_calls_hang_and_leaves_only_its_log(tmp_path: Path) -> None:

@@ -142,12 +142,10 @@ def test_the_token_of_a_volume_that_failed_later_is_burned(ec2: Any, double: Any
     params = {"AvailabilityZone": ZONE, "Size": 1, "Encrypted": True, "KmsKeyId": "alias/none", "ClientToken": "t"}
     volume_id = ec2.create_volume(**params)["VolumeId"]
     double.advance(0.035)
-    assert state_of(ec2, volume_id) == "error"
-    with refuses("IdempotentParameterMismatch"):
-        ec2.create_volume(**params)
-    double.advance(SETTLED_S)
     with refuses("InvalidVolume.NotFound"):
         state_of(ec2, volume_id)
+    with refuses("IdempotentParameterMismatch"):
+        ec2.create_volume(**params)
 
 
 def test_a_token_has_at_most_64_characters(ec2: Any, refuses: Any) -> None:
@@ -172,6 +170,11 @@ def test_encryption_is_with_the_key_asked_for(ec2: Any, double: Any, refuses: An
     assert state_of(ec2, made["VolumeId"]) == "available"
     with refuses("InvalidParameterDependency"):
         ec2.create_volume(AvailabilityZone=ZONE, Size=1, KmsKeyId=key["KeyId"])
+    double.boto3("kms").disable_key(KeyId=key["KeyId"])
+    other = ec2.create_volume(AvailabilityZone=ZONE, Size=1, Encrypted=True, KmsKeyId=key["KeyId"])["VolumeId"]
+    double.advance(SETTLED_S)
+    with refuses("InvalidVolume.NotFound"):
+        state_of(ec2, other)
 
 
 def test_a_volume_is_no_smaller_than_its_snapshot(ec2: Any, double: Any, make_volume: Any, refuses: Any) -> None:

@@ -125,9 +125,8 @@ class Volumes:
             volume.state = "available"
             return
         # API:CreateVolume, KmsKeyId: "if you specify a key that is not valid, the action can appear to complete,
-        # but eventually fails."
-        volume.state = "error"
-        self._world.agenda.after(self._world.settings.delete_volume_s, lambda: self.drop(volume))
+        # but eventually fails." Then there is no such volume, and no reason either (aws-cli #2604, terraform #23651).
+        self.drop(volume)
 
     def drop(self, volume: Volume) -> None:
         """Let the volume be gone."""

@@ -68,20 +68,31 @@ class Process:
         return self._process is not None and self._process.poll() is None and bool(self.url)
 
     def stop(self) -> None:
-        """End the process, and wait until it has left nothing."""
+        """End the process, and wait until it has left nothing.
+
+        Raises:
+            AssertionError: The double did something wrong itself, and nobody has asked for its ``bugs`` since.
+        """
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(STOP_S)
+            bugs = self.bugs() if self.is_up else []
+        finally:
+            self._end(self._process)
+        assert not bugs, "the double has bugs:\n" + "\n".join(bugs)
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            process.kill()
+            process.wait()
             raise RuntimeError(f"the double did not end within {STOP_S} s of SIGTERM") from None
         finally:
-            if self._process.stdout:
-                self._process.stdout.close()
+            if process.stdout:
+                process.stdout.close()
             self._process = None
 
     def __enter__(self) -> Self:
@@ -123,6 +134,14 @@ class Process:
     def fault(self, kind: str, action: str = "*", **fields: Any) -> int:
         """Script a fault: kind is "throttle", "error", "hang" or "lose"; the other fields are those of ``Rule``."""
         found: int = self("fault", kind=kind, action=action, **fields)
+        return found
+
+    def bugs(self) -> list[str]:
+        """Return what must be nothing at a test's end: what the double did wrong itself, each bug told once.
+
+        Such as an answer that is not as the cloud's API has it, or a promise that the provider's calls broke.
+        """
+        found: list[str] = self("bugs")
         return found
 
     def wait_held(self, timeout_s: float = 30.0) -> dict[str, Any]:

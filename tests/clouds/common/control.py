@@ -107,6 +107,10 @@ class BaseControl:
         """Return how many calls of each action there were."""
         return self._recorder.counts(since)
 
+    def do_bugs(self) -> list[str]:
+        """Return what the double did wrong itself, before resets as well, and which promises calls broke; each once."""
+        return self._recorder.bugs()
+
     def do_clear_calls(self) -> None:
         """Forget the recorded calls."""
         self._recorder.clear()

@@ -1,9 +1,10 @@
-"""Every call that reached the double, whoever answered it."""
+"""Every call that reached the double, whoever answered it, and what the double did wrong itself."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._calls: list[Call] = []
         self._ever: dict[str, set[str]] = {}
+        self._bugs: list[str] = []
 
     def add(self, call: Call) -> None:
         """Take a call that has just come in."""
@@ -56,6 +58,17 @@ class Recorder:
         """Return how many calls there were, as ``service:Action``."""
         with self._lock:
             return dict(Counter(f"{c.service}:{c.action}" for c in self._calls[since:]))
+
+    def note(self, bugs: Iterable[str]) -> None:
+        """Note what a test must fail for, whatever its client makes of the answer."""
+        with self._lock:
+            self._bugs += bugs
+
+    def bugs(self) -> list[str]:
+        """Return what was noted and never told before; clearing the calls does not lose it."""
+        with self._lock:
+            found, self._bugs = self._bugs, []
+            return found
 
     def clear(self) -> None:
         """Forget all calls."""

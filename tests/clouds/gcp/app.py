@@ -32,10 +32,9 @@ class App:
         self.recorder = Recorder()
         self.faults = Faults()
         self.rights = Rights()
-        self.bugs: list[str] = []
         self._reader = Reader()
         self._services = Services(gce.world, self.rights)
-        self._control = Control(gce, self.recorder, self.faults, self.rights, (self._services, self.bugs))
+        self._control = Control(gce, self.recorder, self.faults, self.rights, self._services)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -53,7 +52,7 @@ class App:
         call.at = self.gce.world.clock.shown()
         started = time.monotonic()
         self.recorder.add(call)
-        self.bugs += broken(call.agent, call.action, request.body)
+        self.recorder.note(broken(call.agent, call.action, request.body))
         try:
             status, headers, body = self._answer(request, call)
         except GceError as error:
@@ -72,7 +71,7 @@ class App:
 
     def _bug(self, call: Call, text: str) -> GceError:
         """Note a bug of the double's own: the test at whose end it is found fails, whatever its client made of it."""
-        self.bugs.append(f"{call.service}:{call.action}: {text}")
+        self.recorder.note([f"{call.service}:{call.action}: {text}"])
         traceback.print_exc()
         call.code = "doubleHasABug"
         return GceError(500, call.code, text)

@@ -18,15 +18,6 @@ class Double(Process):
 
     package = "tests.clouds.gcp"
 
-    def bugs(self) -> list[str]:
-        """Return what must be nothing at a test's end.
-
-        What the double itself did wrong, such as answers that are not as the discovery document has them, and which
-        promises the provider's calls broke (``promises``).
-        """
-        found: list[str] = self("bugs")
-        return found
-
     def actions(self, access_key: str = "") -> list[str]:
         """Return every ``service:method`` called since the start with that token; anonymous calls have none."""
         found: list[str] = self("actions", access_key=access_key)

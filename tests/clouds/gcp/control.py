@@ -44,14 +44,12 @@ class Control(BaseControl):
 
     rule = GceRule
 
-    def __init__(
-        self, gce: Gce, recorder: Recorder, faults: Faults, rights: Rights, beside: tuple[Services, list[str]]
-    ) -> None:
+    def __init__(self, gce: Gce, recorder: Recorder, faults: Faults, rights: Rights, services: Services) -> None:
         super().__init__(gce.world, recorder, faults)
         self._gce = gce
         self._world = gce.world
         self._rights = rights
-        self._services, self._bugs = beside
+        self._services = services
 
     def do_health(self) -> Json:
         """Say that the double is there, and whether its nodes really run."""
@@ -63,12 +61,7 @@ class Control(BaseControl):
         self._rights.clear()
         self._recorder.clear()
         self._services.clear()
-        self._bugs.clear()
         self._gce.clear()
-
-    def do_bugs(self) -> list[str]:
-        """Return what the double did wrong itself, and which promises the provider's calls broke."""
-        return list(self._bugs)
 
     def do_actions(self, access_key: str = "") -> list[str]:
         """Return every ``service:method`` that was ever called with that token, before resets as well."""

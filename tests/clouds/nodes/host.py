@@ -28,6 +28,11 @@ class NodeHost:
     Every method can be called from any thread. What a node is: a small world of its own (mounts, processes,
     network, names), with this machine's programs and none of its files.
 
+    What a node is not: a jail. Its root may mount, as nodes mount their volumes, and the kernel shares its own list of
+    devices (devtmpfs) with whoever mounts it: a script that wants to reach other nodes' disks can. Neither seccomp,
+    which sees no names, nor a bounding set tells that mount from others, and the device cgroup differs from machine to
+    machine. So they run only what tests have written: what a hostile job could do to others, none of them shows.
+
     Args:
         state_dir: for consoles, which stay, and what nodes boot from, which :meth:`close` removes.
         on_end: called with a node's id and ``poweroff`` or ``killed`` after the node has ended by itself or was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections import defaultdict
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+import pytest
 
 from tests.clouds.nodes.host import NodeHost, NodeSpec
 
@@ -87,6 +90,18 @@ def until(true: Callable[[], bool], message: Callable[[], str], patience_s: floa
     while not true():
         assert time.monotonic() < end, message()
         time.sleep(0.01)
+
+
+def fill_as_from_one_snapshot(*images: Path) -> None:
+    """Put the same XFS, with the same UUID, onto every image; skip the test where that cannot be made or mounted."""
+    if shutil.which("mkfs.xfs") is None:
+        pytest.skip("mkfs.xfs (xfsprogs) is not installed")
+    if "\txfs\n" not in Path("/proc/filesystems").read_text(encoding="utf-8"):
+        pytest.skip("this machine's kernel does not know XFS")
+    for image in images:
+        os.truncate(image, 320 << 20)  # the least that mkfs.xfs makes
+        options = ["-q", "-K", "-m", "uuid=5c1e5c1e-0000-4000-8000-000000000001"]
+        subprocess.run(["mkfs.xfs", *options, str(image)], check=True)
 
 
 def content(image: Path, path: str) -> str:

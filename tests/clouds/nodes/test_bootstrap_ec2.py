@@ -14,7 +14,7 @@ from airflow_rankvol.backends._console import log_of
 from airflow_rankvol.engine.bootstrap import BootSpec
 from airflow_rankvol.records import Role
 from tests.clouds.nodes.ec2_kit import RANK, RECORD, Cloud, volume
-from tests.clouds.nodes.kit import Lab, content
+from tests.clouds.nodes.kit import Lab, content, fill_as_from_one_snapshot
 
 
 def test_a_rank_formats_its_new_volume_runs_records_reports_and_powers_off(
@@ -114,6 +114,29 @@ def test_gather_reads_every_ranks_volume_and_can_write_none(cloud: Cloud, lab: L
     assert (done["exit_code"], json.loads(done["output"]), done["collected"]) == (0, ["0+1+0"], [0, 1])
     assert "Read-only file system" in done["log_tail"]
     assert [one.read_bytes() for one in disks] == before
+
+
+def test_volumes_from_one_snapshot_are_mounted_beside_each_other_whatever_is_on_them(cloud: Cloud, lab: Lab) -> None:
+    """They have one UUID, which XFS refuses the second time: for gather, and for a rank that has two of them."""
+    disks = [lab.disk(f"0{index}") for index in range(3)]
+    fill_as_from_one_snapshot(*disks)
+    of_rank = (volume(disks[0]), replace(volume(disks[1]), path="/more"))
+    commands = ("echo 0 >$VOLUME_PATH/part; echo more >/more/part",)
+    assert cloud.run(replace(RANK, attachments=of_rank, commands=commands), *disks[:2])["phase"] == "done"
+    spec = replace(RANK, rank=1, attachments=(volume(disks[2], 1),), commands=("echo 1 >$VOLUME_PATH/part",))
+    assert cloud.run(spec, disks[2])["phase"] == "done"
+    mounts = (*of_rank, volume(disks[2], 1))
+    gather = replace(
+        RANK,
+        role=Role.GATHER,
+        rank=-1,
+        attachments=tuple(replace(mount, read_only=True) for mount in mounts),
+        commands=("cd $RANKS_PATH; cat 0/data_volume/part 0/more/part 1/data_volume/part; ! touch 1/data_volume/x",),
+    )
+    done = cloud.run(gather, *disks)
+    assert (done["phase"], done["collected"]) == ("done", [0, 1]), done["error"]
+    assert done["log_tail"].startswith("0\nmore\n1\n")
+    assert "Read-only file system" in done["log_tail"]
 
 
 def test_gather_names_a_rank_without_a_record_and_runs_nothing(cloud: Cloud, lab: Lab) -> None:

@@ -29,12 +29,23 @@ PRIVATE = {
 }
 
 
+def ways_to(path: Path) -> str:
+    """Return a script that prints every way by which a node can get at a path: its own root, and its processes'."""
+    ways = f"'{path}' /proc/*/root'{path}' /proc/*/cwd'{path}' /proc/*/fd/*'{path}'"
+    return f'for way in {ways}; do [ ! -e "$way" ] || echo "$way"; done'
+
+
 @pytest.mark.parametrize("place", PRIVATE)
 def test_private_places_do_not_exist_in_a_node(lab: Lab, place: str) -> None:
     path = PRIVATE[place] or Path(tempfile.mkstemp(dir=lab.folder)[1])
     assert path.exists()
-    printed = lab.run(f"ls -d '{path}'; cat '{path}'; echo $?; ls -d /proc/1/root'{path}' /proc/*/cwd'{path}'")
-    assert printed.count("No such file or directory") >= 3, printed
+    assert lab.run(ways_to(path)) == ""
+
+
+def test_a_private_place_would_be_found_by_every_way_that_leads_there(lab: Lab) -> None:
+    there = Path("/tmp/leak")
+    ways = lab.run(f"exec 7</; touch {there}; {ways_to(there)}").splitlines()
+    assert {"/tmp/leak", "/proc/1/root/tmp/leak", "/proc/1/cwd/tmp/leak", "/proc/self/fd/7/tmp/leak"} <= {*ways}
 
 
 def test_home_directories_are_empty(lab: Lab) -> None:

@@ -36,6 +36,7 @@ def limiter(time: Time, **fields: float) -> Limiter:
         ("CreateVolume", 256, 32.2),
         ("AttachVolume", 256, 42.2),
         ("DescribeVolumes", 80, 0),
+        ("DescribeInstanceTypes", 80, 4.0),
     ],
 )
 def test_256_ranks_take_as_long_as_the_bucket_says(action: str, calls: int, seconds: float) -> None:

@@ -140,7 +140,7 @@ class Rig:
         raise AssertionError("the volumes were not attached")
 
     def teardown(self) -> TeardownReport:
-        return teardown(self.backend, self.group, self.plan)
+        return teardown(self.backend, self.group, self.plan, slots=self.slots)
 
     def reap(self, state: RunState, **rules: Any) -> tuple[list[str], dict[str, str]]:
         selector = Selector(owner=self.group.owner)

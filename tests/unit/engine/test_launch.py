@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import random
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,8 +15,10 @@ import pytest
 from airflow_rankvol.engine.launch import Launcher
 from airflow_rankvol.engine.rehearsal import check_scripts, stage
 from airflow_rankvol.engine.staging import INLINE_BYTES, key_of, sha256
+from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import ConfigError, NotReady
 from airflow_rankvol.plan import job_digest
+from airflow_rankvol.records import Observation, Role, Slot, Volume, VolumeState
 
 from .engine_kit import Rig, a_rig
 
@@ -60,6 +65,24 @@ def script_of(rig: Rig, files: dict[str, bytes]) -> str:
     launcher = Launcher(rig.plan.job, files, tuple(rig.slots), "local", stager=rig.backend.stager)
     (request,) = launcher.requests(rig.work(0), rig.observe())
     return request.script
+
+
+def launched(rig: Rig, slots: tuple[Slot, ...], mine: tuple[Slot, ...], role: Role) -> str:
+    """Return the script of a late attempt on volumes with other ids."""
+    now = rig.backend.clock.now()
+    work = Work.begin(role=role, attempt=123, group=rig.group, slots=mine, template=rig.plan.job.node, now=now)
+    volumes = tuple(
+        Volume(v.id, v.name, VolumeState.AVAILABLE, 1, "", now, rig.group.tags(rank=slot.rank), blank=True)
+        for slot in slots
+        for v in slot.volumes
+    )
+    launcher = Launcher(rig.plan.job, {}, slots, rig.backend.platform)
+    (request,) = launcher.requests(work, Observation(volumes=volumes))
+    return request.script
+
+
+def compressed(script: str) -> int:
+    return len(gzip.compress(script.encode(), mtime=0))
 
 
 def test_a_large_file_travels_by_url_and_a_small_one_inside() -> None:
@@ -130,7 +153,8 @@ class TestRehearsal:
         check_scripts(rig.backend, rig.plan, {})
         rank, gather = stager.scripts
         assert re.search(r"\bRV_RANK=11 ", rank)
-        assert len(set(re.findall(r"vol-[0-9a-f]{17}", gather))) == 8
+        (ids,) = re.findall(r"^RV_IDS=\((.*)\)$", gather, re.MULTILINE)
+        assert len(set(ids.split())) == 8
 
     def test_a_gather_that_only_copies_is_tried_too(self) -> None:
         rig, stager = a_cloud(2, gather=[], destination="s3://bucket/results", collect=["a b", "out/**"])
@@ -144,6 +168,31 @@ class TestRehearsal:
         stager.limit = len(stager.scripts[0]) - 1
         with pytest.raises(ConfigError, match=r"^rank 2: too long"):
             check_scripts(rig.backend, rig.plan, FILES)
+
+    @pytest.mark.parametrize(("platform", "size_of"), [("ec2", compressed), ("gce", len)])
+    @pytest.mark.parametrize("nodes", [1, 26, 128])
+    def test_no_launch_needs_more_room_than_its_rehearsal(
+        self, platform: str, size_of: Callable[[str], int], nodes: int
+    ) -> None:
+        """Whatever ids the cloud gives out, in whatever zone: else gather would fail after all ranks."""
+        rig, stager = a_cloud(nodes, staging=None, files={}, env={"R": "rank ${NODE_RANK} of ${NODES_NUM}"})
+        rig.backend.platform = platform
+        check_scripts(rig.backend, rig.plan, {})
+        rank, gather = map(size_of, stager.scripts)
+        rig.create()
+        numbers = random.Random(nodes)
+        for _ in range(15):
+            ids = iter([f"vol-{numbers.getrandbits(68):017x}" for _ in range(nodes)])
+            zone = "" if platform == "ec2" else numbers.choice(["us-west1-a", "northamerica-northeast1-a"])
+            slots = tuple(
+                replace(
+                    slot, volumes=tuple(replace(v, id=f"{zone}/{v.name}" if zone else next(ids)) for v in slot.volumes)
+                )
+                for slot in rig.slots
+            )
+            one = numbers.randrange(nodes)
+            assert size_of(launched(rig, slots, slots[one : one + 1], Role.RANK)) <= rank
+            assert size_of(launched(rig, slots, slots, Role.GATHER)) <= gather
 
     def test_the_pretended_script_is_no_shorter_than_the_real_one(self) -> None:
         rig, stager = a_cloud(1, gather=[])

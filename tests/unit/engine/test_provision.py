@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from airflow_rankvol.engine.reap import RunState
 from airflow_rankvol.errors import (
     AuthDenied,
     BackendError,
+    FinalError,
     LeakError,
     NoCapacity,
     NotReady,
@@ -130,6 +132,33 @@ def test_a_volume_that_goes_into_an_error_state_fails_the_creation_and_all_go() 
     backend.clock.on_sleep = break_one  # type: ignore[attr-defined]
     with pytest.raises(BackendError, match="error state"):
         rig.create()
+    assert backend.is_empty
+
+
+@pytest.mark.parametrize(
+    ("template", "error", "step"),
+    [
+        ({"kms_key": "alias/none"}, FinalError, "expected kms_key 'alias/none' to be an enabled, symmetric key"),
+        ({}, BackendError, "somebody deleted it, or it is encrypted with the account's default key"),
+    ],
+)
+def test_a_volume_that_vanishes_while_it_is_created_says_why_it_may_have(
+    template: dict[str, str], error: type[BackendError], step: str
+) -> None:
+    """As EBS has it with a key that cannot be used: the creation is accepted, and then there is no volume."""
+    backend = FakeBackend(timings=Timings(create_s=30))
+    rig = a_rig(NODES, backend=backend, created=False, volume_template=template)
+
+    def vanish(_seconds: float) -> None:
+        disks = backend._world.disks
+        if len(disks) == NODES:
+            del disks[list(disks)[1]]
+
+    backend.clock.on_sleep = vanish  # type: ignore[attr-defined]
+    with pytest.raises(error, match=re.escape(step)) as caught:
+        rig.create()
+    assert type(caught.value) is error
+    assert re.search(r"fake create_volume volume \S+-1 \(vol-\S+\): the cloud accepted its creation", str(caught.value))
     assert backend.is_empty
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import group_of
-from airflow_rankvol.errors import QuotaExceeded, VolumeConflict
+from airflow_rankvol.errors import AuthDenied, QuotaExceeded, VolumeConflict
+from airflow_rankvol.records import Volume
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -35,10 +37,82 @@ def test_an_adopted_volume_goes_only_by_its_exact_name_and_after_its_results_wer
         backend.add_volume(name)
     template = {"scope": "global", "reclaim": "delete", "delete_adopted": True}
     rig = a_finished_rig(backend=backend, volume_template=template)
-    report = teardown(backend, rig.group, rig.plan, collected=collected)
+    report = teardown(backend, rig.group, rig.plan, collected=collected, slots=rig.slots)
     assert ("data-volume-0" in report.deleted) is goes
     assert {"data-volume-01", "xdata-volume-0"} <= set(backend.volumes)
     assert ("data-volume-0" not in backend.volumes) is goes
+
+
+DELETED = {"scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+
+
+def an_adopting_rig(*, created: bool = True) -> Rig:
+    backend = FakeBackend()
+    backend.add_volume("data-volume-0")
+    return a_rig(1, backend=backend, created=created, volume_template=DELETED)
+
+
+def replace_it(rig: Rig) -> Volume:
+    """Delete a volume and make another one of its name, as somebody does by hand."""
+    (volume,) = rig.observe().volumes
+    rig.backend.delete_volume(volume.id, Guard(rig.group.owner, rig.group.key, adopted_name=volume.name))
+    rig.backend.clock.sleep(60)
+    assert rig.observe().volumes == ()
+    rig.backend.add_volume(volume.name)
+    (other,) = rig.observe().volumes
+    return other
+
+
+def test_what_got_an_adopted_volumes_name_is_not_deleted_in_its_place() -> None:
+    """Nor when the teardown is run again."""
+    rig = an_adopting_rig()
+    (adopted,) = rig.observe().volumes
+    other = replace_it(rig)
+    for _ in range(2):
+        report = rig.teardown()
+        (kept,) = report.kept
+        assert (report.deleted, kept.id) == ((), other.id)
+        assert f"this run has adopted {adopted.id}, made at 20" in kept.reason
+    assert rig.observe().volumes == (other,)
+
+
+def test_what_got_the_name_of_a_volume_that_this_run_has_made_is_not_deleted_in_its_place() -> None:
+    rig = a_rig(1, volume_template=DELETED)
+    replace_it(rig)
+    report = rig.teardown()
+    assert (report.deleted, [kept.reason for kept in report.kept]) == (
+        (),
+        ["it has the name, but this run has not adopted it"],
+    )
+
+
+def test_a_run_that_got_no_volumes_deletes_nothing_of_their_names() -> None:
+    rig = an_adopting_rig(created=False)
+    rig.backend.faults.fail("observe", AuthDenied, call=1)
+    with pytest.raises(AuthDenied):
+        rig.create()
+    report = rig.teardown()
+    assert [kept.reason for kept in report.kept] == ["it has the name, but this run has not adopted it"]
+    assert "data-volume-0" in rig.backend.volumes
+
+
+def test_an_adopted_volume_goes_and_another_one_that_has_got_its_name_stays_beside_it() -> None:
+    rig = an_adopting_rig()
+    other = rig.backend.add_volume("data-volume-0")
+    report = rig.teardown()
+    assert (report.deleted, [kept.id for kept in report.kept]) == (("data-volume-0",), [other.id])
+    assert [volume.id for volume in rig.observe().volumes] == [other.id]
+
+
+def test_without_the_slots_adopted_volumes_stay_and_are_named() -> None:
+    """As where the tasks were wired by hand without them."""
+    rig = an_adopting_rig()
+    report = teardown(rig.backend, rig.group, rig.plan, collected=[0])
+    (kept,) = report.kept
+    assert (report.deleted, kept.name) == ((), "data-volume-0")
+    assert "nothing tells which volume this run has adopted" in kept.reason
+    assert "slots of CreateRankVolumes" in kept.reason
+    assert len(rig.teardown().deleted) == 1
 
 
 def test_a_kept_volume_that_another_run_uses_is_no_leak_and_neither_is_touched() -> None:
@@ -71,7 +145,7 @@ def test_an_earlier_run_neither_collects_nor_deletes_what_a_later_run_computes_o
     earlier.gather()
     assert {kept.reason for kept in earlier.teardown().kept} == {"handed out to run run-2 of DAG dag last"}
     assert later.gather().error is None
-    assert len(teardown(backend, later.group, later.plan, collected=(0, 1)).deleted) == 2
+    assert len(teardown(backend, later.group, later.plan, collected=(0, 1), slots=later.slots).deleted) == 2
     assert not backend.volumes
 
 

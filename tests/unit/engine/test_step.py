@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.backends.base import BY_ITSELF
 from airflow_rankvol.errors import (
     DeadlineExceeded,
     NoCapacity,
@@ -99,6 +100,27 @@ def test_a_node_that_was_lost_for_a_reason_of_its_own_has_the_next_step_of_that(
     outcome = a_rig(backend=backend).run_rank(0)
     assert isinstance(outcome.error, RankFailed)
     assert "(reclaimed); its volume is kept. Drop spot. A retry" in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("reclaimed", "without a report (reclaimed)"),
+        (BY_ITSELF, "outlived its lifetime"),
+        ("", "outlived its lifetime"),
+    ],
+)
+def test_a_node_that_was_lost_for_a_known_reason_has_not_outlived_its_lifetime_however_late_one_looks(
+    backend: FakeBackend, reason: str, shown: str
+) -> None:
+    backend.endings[("rank", 0)] = is_lost(reason=reason)
+    rig = a_rig(backend=backend)
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    rig.until_attached(work)
+    backend.clock.sleep(work.lifetime_s + 60)
+    (outcome,) = rig.until_end(work)
+    assert shown in str(outcome.error)
 
 
 def test_a_node_that_never_boots_is_removed_after_the_boot_limit_with_its_volume_kept(

@@ -108,6 +108,18 @@ def test_a_step_that_is_refused_waits_for_credentials_too(verb: str) -> None:
     assert outcome.error is None
 
 
+def test_steps_that_are_refused_are_tried_more_and_more_seldom_for_half_an_hour() -> None:
+    """As looks are, and the connection is read again each time."""
+    backend, phone = FakeBackend(attach_at_launch=True), Phone()
+    rig = a_rig(1, backend=backend)
+    work = launched(rig)
+    backend.faults.fail("read_report", CredentialsRefused, times=math.inf)
+    (outcome,) = until_the_end(rig, work, phone=phone)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert 20 <= backend.count("read_report") <= 40
+    assert phone.asked == backend.count("read_report")
+
+
 def test_several_nodes_of_a_task_get_their_volumes_side_by_side() -> None:
     """As the parts of a gather do: a node waits for its devices only some minutes, and another may work for hours."""
     backend = FakeBackend(endings={("rank", 0): succeeds(after_s=7200)})

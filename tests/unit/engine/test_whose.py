@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -69,6 +70,18 @@ def test_an_adopted_volume_may_be_anybodys_but_another_owners(tags: dict[str, st
         assert rig.backend.nodes == {}
     else:
         assert rig.run_rank(0).error is None
+
+
+def test_what_took_the_name_of_an_adopted_volume_is_not_attached() -> None:
+    """On Compute Engine it has its id, too: only when it was made tells them apart."""
+    rig = adopting()
+    disk = rig.backend.volumes["data-volume-0"]
+    disk.created_at += timedelta(seconds=1)
+    rig.backend.clock.sleep(1)
+    with pytest.raises(VolumeConflict, match="after the one that this run has adopted"):
+        rig.run_rank(0)
+    assert rig.backend.nodes == {}
+    assert rig.run_rank(1).error is None
 
 
 def test_no_rank_launches_a_peer_with_another_owners_volume(backend: FakeBackend) -> None:

@@ -95,7 +95,7 @@ def test_many_at_once_get_names_of_their_own(lab: Lab) -> None:
 
 
 def test_a_name_that_is_taken_is_not_tried_again(lab: Lab) -> None:
-    """Somebody attached there, and the node's description does not show it yet."""
+    """Somebody attached there, and the node's description does not show it yet: the next try takes the next name."""
     volume = lab.volume()
     node = lab.node(volume)
     lab.see()
@@ -103,8 +103,11 @@ def test_a_name_that_is_taken_is_not_tried_again(lab: Lab) -> None:
     lab.double.boto3("ec2").attach_volume(VolumeId=other, InstanceId=node.id, Device="/dev/xvdba")
     with pytest.raises(NotReady, match="/dev/xvdba"):
         lab.backend.attach(volume.id, node.id)
-    lab.settle(61)
-    lab.attached(volume, node)
+    lab.backend.attach(volume.id, node.id)
+    lab.backend.attach(volume.id, node.id)  # under way, and not asked for again
+    devices = [call["params"]["Device"] for call in lab.double.calls("AttachVolume")]
+    assert devices == ["/dev/xvdba", "/dev/xvdba", "/dev/xvdbb"]
+    lab.settle()
     assert lab.seen_volume(volume).attached_to == node.id
 
 

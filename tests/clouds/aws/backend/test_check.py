@@ -171,6 +171,18 @@ def test_a_snapshot_that_is_larger_is_refused(lab: Lab) -> None:
     lab.backend.check(plan(volume_template={"size": "20GB", "snapshot": snapshot}))
 
 
+@pytest.mark.parametrize("sizes", [("10GB", "60GB"), ("60GB", "10GB")])
+def test_each_mount_of_a_snapshot_has_to_hold_it(lab: Lab, sizes: tuple[str, str]) -> None:
+    snapshot = lab.double.boto3("ec2").create_snapshot(VolumeId=lab.volume(size="20GB").id)["SnapshotId"]
+    lab.settle()
+    mounts = [
+        {"name": f"of-{size.lower()}-${{NODE_RANK}}", "path": f"/{size}", "snapshot": snapshot, "size": size}
+        for size in sizes
+    ]
+    with pytest.raises(ConfigError, match=r"volume of-10gb-.* size 10GB.* needs at least 20 GiB"):
+        lab.backend.check(plan(volumes=mounts))
+
+
 def test_a_name_that_two_volumes_have_cannot_be_adopted(lab: Lab) -> None:
     lab.foreign_volume("dataset-0")
     lab.backend.check(plan(volumes="dataset-${NODE_RANK}:/data", volume_template={"scope": "global"}))

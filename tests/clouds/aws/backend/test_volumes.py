@@ -173,15 +173,13 @@ def test_a_foreign_volume_is_not_deleted(lab: Lab, guard: Guard, known: bool) ->
     assert lab.count("DeleteVolume") == 0
 
 
-def test_an_adopted_volume_goes_by_its_name_unless_two_have_it(lab: Lab) -> None:
+def test_an_adopted_volume_goes_by_its_id_whoever_else_has_its_name(lab: Lab) -> None:
     first, second = lab.foreign_volume("dataset"), lab.foreign_volume("dataset", OTHER_ZONE)
-    guard = Guard(lab.owner, lab.key, adopted_name="dataset")
-    with pytest.raises(NotOurs, match="2 volumes have that name"):
-        lab.backend.delete_volume(first, guard)
-    lab.double.boto3("ec2").delete_volume(VolumeId=second)
+    with pytest.raises(NotOurs, match="not touched"):
+        lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="data"))
+    lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="dataset"))
     lab.settle()
-    lab.backend.delete_volume(first, guard)
-    assert lab.count("DeleteVolume") == 2
+    assert list(lab.double.state()["volumes"]) == [second]
 
 
 def test_tags_are_set_by_one_call_and_others_stay(lab: Lab) -> None:
@@ -227,6 +225,26 @@ def test_list_owned_selects_by_owner_dag_and_run(lab: Lab) -> None:
     selectors = [Selector("lab"), Selector("lab", run="run-2"), Selector("lab", "x"), Selector("nobody")]
     names = [{volume.name for volume in lab.backend.list_owned(selector).volumes} for selector in selectors]
     assert names == [{"data-0a1b2c3d-0", "data-ffffffff-0"}, {"data-ffffffff-0"}, set(), set()]
+
+
+def test_a_key_that_cannot_be_used_is_named_and_nothing_stays(lab: Lab) -> None:
+    """EBS accepts the creation and drops the volume. Once the key is right, the next try makes it."""
+    kms = lab.double.boto3("kms")
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.disable_key(KeyId=key)
+    volumes = [
+        {"name": "a-${NODE_RANK}", "path": "/a", "size": "1GB"},
+        {"name": "b-${NODE_RANK}", "path": "/b", "size": "1GB", "kms_key": key},
+    ]
+    rig = lab.rig(2, volumes=volumes)
+    lab.backend.check(rig.plan)
+    with pytest.raises(FinalError, match=rf"volume \S+ \(vol-\w+\) \(and 1 more\): .*expected kms_key '{key}' to be"):
+        rig.create()
+    lab.settle(60)
+    assert lab.double.state()["volumes"] == {}
+    kms.enable_key(KeyId=key)
+    assert len(rig.create(generation=2)) == 2
+    assert len(lab.double.state()["volumes"]) == 4
 
 
 def test_a_volume_from_a_snapshot_is_not_blank(lab: Lab) -> None:

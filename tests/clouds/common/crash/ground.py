@@ -87,4 +87,4 @@ class Ground(ABC):
 
     def bugs(self, double: Process) -> list[str]:
         """Return what the double did wrong itself."""
-        return []
+        return double.bugs()

@@ -10,6 +10,7 @@ from airflow_rankvol.backends._gcp_labels import label_key
 from airflow_rankvol.backends._gcp_memory import FRESH_S
 from airflow_rankvol.backends.base import Guard, Selector
 from airflow_rankvol.engine.reap import RunState, reap, survey
+from airflow_rankvol.engine.teardown import teardown
 from airflow_rankvol.errors import NotOurs, VolumeConflict
 from tests.clouds.gcp.backend.kit import ZONE, Lab
 
@@ -85,6 +86,22 @@ def test_a_disk_that_replaced_an_adopted_one_is_not_deleted_in_its_place(lab: La
     lab.backend.delete_volume(adopted.id, guard)
     lab.settle()
     assert lab.backend.observe(group).volumes == ()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_teardown_tells_the_disk_that_was_adopted_from_one_that_has_its_name_by_now(lab: Lab, replaced: bool) -> None:
+    """Both have the same id: a zone and a name."""
+    template = {"size": "10GB", "scope": "global", "reclaim": "delete_always", "delete_adopted": True}
+    lab.foreign_disk("keep-0")
+    rig = lab.rig(1, volumes="keep-${NODE_RANK}:/data", volume_template=template)
+    rig.create()
+    if replaced:
+        lab.double.rest().delete(f"zones/{ZONE}/disks/keep-0")
+        lab.settle()
+        lab.foreign_disk("keep-0")
+    report = teardown(lab.process(), rig.group, rig.plan, slots=rig.slots)  # each task is a process of its own
+    assert (report.deleted, len(report.kept)) == (((), 1) if replaced else (("keep-0",), 0))
+    assert list(lab.double.state()["disks"]) == ([f"{ZONE}/keep-0"] if replaced else [])
 
 
 def test_a_disk_that_has_the_name_of_ours_by_now_gets_no_node(lab: Lab) -> None:

@@ -132,15 +132,13 @@ def test_without_a_zone_it_lands_in_the_connections(lab: Lab) -> None:
     assert lab.volume(zone=None).zone == ZONE
 
 
-def test_an_adopted_volume_goes_by_its_name_unless_two_have_it(lab: Lab) -> None:
-    first, _ = lab.foreign_disk("dataset"), lab.foreign_disk("dataset", OTHER_ZONE)
-    guard = Guard(lab.owner, lab.key, adopted_name="dataset")
-    with pytest.raises(NotOurs, match="2 disks have that name"):
-        lab.backend.delete_volume(first, guard)
-    lab.double.rest().delete(f"zones/{OTHER_ZONE}/disks/dataset")
+def test_an_adopted_volume_goes_by_its_id_whoever_else_has_its_name(lab: Lab) -> None:
+    first, second = lab.foreign_disk("dataset"), lab.foreign_disk("dataset", OTHER_ZONE)
+    with pytest.raises(NotOurs, match="not touched"):
+        lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="data"))
+    lab.backend.delete_volume(first, Guard(lab.owner, lab.key, adopted_name="dataset"))
     lab.settle()
-    lab.backend.delete_volume(first, guard)
-    assert lab.count("disks.delete") == 2
+    assert list(lab.double.state()["disks"]) == [second]
 
 
 def test_tags_are_set_and_others_stay(lab: Lab) -> None:

@@ -126,9 +126,6 @@ class GcpGround(Ground):
         links = [found["targetLink"] for found in going_on if found["operationType"] == "setLabels"]
         return {f"{zone}/{name}" for link in links for zone, name in _LINK.findall(link)}
 
-    def bugs(self, double: Any) -> list[str]:
-        return list(double.bugs())
-
 
 def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
