@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._found import Found, FoundVolume, by_name, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
-from airflow_rankvol.backends._gcp_creation import global_link
+from airflow_rankvol.backends._gcp_creation import check_link, global_link
 from airflow_rankvol.backends._gcp_labels import check_labels, description_of
-from airflow_rankvol.backends._gcp_machines import check_names
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_places import Places, region_of
 from airflow_rankvol.backends._gcp_rights import check_rights
@@ -174,8 +173,7 @@ def _check_sources(plan: Plan, gce: Gce) -> None:
             link = global_link(gce, kind, name)
             if link is None:
                 continue
-            if "/" not in str(name):
-                check_names(f"volume {volume.name}: {kind.removesuffix('s')}", [str(name)], "a-name")
+            check_link(f"volume {volume.name}: {kind.removesuffix('s')}", str(name), kind, "dataset-1")
             raw = gce.find(link.removeprefix("projects"), "check", str(name))
             if raw is None:
                 raise ConfigError(

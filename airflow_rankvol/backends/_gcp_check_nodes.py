@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends._gcp_check_accelerators import check_accelerators, check_cards
+from airflow_rankvol.backends._gcp_creation import check_link
 from airflow_rankvol.backends._gcp_labels import check_labels
 from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S
 from airflow_rankvol.backends._gcp_machines import MachineType, check_names, is_custom
@@ -137,6 +138,7 @@ def _check_network(places: Places, template: NodeTemplate, where: str, zones: Se
     _check_subnet_zones(template, where, zones)
     by_zone = template.subnets if isinstance(template.subnets, dict) else dict.fromkeys(zones, template.subnets)
     for subnet, region in sorted({(subnet, region_of(zone)) for zone, subnet in by_zone.items() if subnet}):
+        check_link(f"{where}.subnets", subnet, "subnetworks", "default")
         link = places.subnet(subnet, region)
         if link.startswith(mine) and not places.exists(link, subnet):
             raise ConfigError(
@@ -147,6 +149,8 @@ def _check_network(places: Places, template: NodeTemplate, where: str, zones: Se
             raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
     if template.network and template.subnets:
         log.warning("%s.network is ignored, because %s.subnets is set: a subnet lies in a network", where, where)
+    if template.network:
+        check_link(f"{where}.network", template.network, "networks", "default")
     link = places.network(template.network)
     if template.network and link.startswith(mine) and not places.exists(link, template.network):
         raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from airflow_rankvol.backends._gcp_calls import Gce, any_of
-from airflow_rankvol.backends._gcp_creation import partial
+from airflow_rankvol.backends._gcp_creation import check_link, partial
 from airflow_rankvol.backends._gcp_errors import code
 from airflow_rankvol.backends._gcp_machines import (
     MOST_DISKS,
@@ -232,11 +232,11 @@ class Places:
         return found.max_disks
 
     def _image(self, name: str) -> Image:
+        check_link("node.image", name, "images", DEFAULT_IMAGE)
         if "/" in name:
             link = partial(name)
             paths = [link.removeprefix("projects") if link.startswith("projects/") else link]
         else:
-            check_names("node.image", [name], DEFAULT_IMAGE)
             public = _PUBLIC.get(name.partition("-")[0])
             paths = [f"global/images/{name}", f"global/images/family/{name}"]
             paths += [f"/{public}/global/images/{name}", f"/{public}/global/images/family/{name}"] if public else []

@@ -93,6 +93,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"volume_template": {"snapshot": "Nothing"}}, "snapshot: 'Nothing' was found; expected.*Did you mean 'nothing'"),
     ({"volume_template": {"image": 'no"'}}, "image: 'no\"' was found; expected a name"),
+    ({"volume_template": {"image": "foo/bar"}}, "image: 'foo/bar' was found; .* projects/PROJECT/global/images/NAME"),
+    (
+        {"volume_template": {"snapshot": "projects/p/global/images/x"}},
+        "expected a name, such as 'dataset-1', or projects/PROJECT/global/snapshots/NAME",
+    ),
+    (
+        {"node": {"image": "foo/bar"}},
+        r"node\.image: 'foo/bar' was found; expected a name, such as 'debian-13', or proj",
+    ),
+    ({"node": {"subnets": "subnets/x"}}, r"node\.subnets: 'subnets/x' was found; .*/regions/REGION/subnetworks/NAME"),
+    (
+        {"node": {"network": "networks/x"}},
+        r"node\.network: 'networks/x' was found; .* projects/PROJECT/global/networks/",
+    ),
     ({"node": {"image": 'no"'}}, r"node\.image: 'no\"' was found; expected a name.*debian-13"),
     ({"volume_template": {"snapshot": "a-snapshot"}}, "a-snapshot needs at least 20 GiB"),
     ({"volume_template": {"kms_key": "key"}}, "expected projects/PROJECT/locations"),
