@@ -33,15 +33,10 @@ class Attachments:
         self._catalog = catalog
         self._nodes = nodes
         self._stuck = stuck
-        self._held: dict[str, dict[str, Volume]] = {}
-
-    def clear(self) -> None:
-        """Forget all attachments."""
-        self._held.clear()
 
     def of(self, instance: Instance) -> list[Volume]:
         """Return the volumes that an instance has, in the order of their attachment."""
-        return list(self._held.get(instance.id, {}).values())
+        return [self._world.volumes[a.volume_id] for a in instance.attachments]
 
     def attach_volume(self, params: dict[str, Any]) -> dict[str, Any]:
         """AttachVolume."""
@@ -79,9 +74,10 @@ class Attachments:
     def bind(self, volume: Volume, instance: Instance, device: str) -> Attachment:
         """Start attaching: the device name is taken at once."""
         attachment = Attachment(volume.id, instance.id, device, self._world.now())
+        attachment.begin(self._world.now)
         volume.attachment = attachment
         volume.state = "in-use"
-        self._held.setdefault(instance.id, {})[volume.id] = volume
+        instance.attachments = (*instance.attachments, attachment)
         self._world.agenda.after(self._world.settings.attach_s, lambda: self._plug(volume, attachment))
         return attachment
 
@@ -143,5 +139,6 @@ class Attachments:
         if volume.attachment is attachment:
             attachment.state = "detached"
             volume.attachment = None
-            self._held[attachment.instance_id].pop(volume.id, None)
+            instance = self._world.instances[attachment.instance_id]
+            instance.attachments = tuple(a for a in instance.attachments if a is not attachment)
             volume.state = "available"

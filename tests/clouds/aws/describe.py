@@ -32,7 +32,8 @@ def select(world: World, shelf: Shelf[R], ids: Sequence[str] | None, params: Any
         found = [world.find(shelf, i) for i in dict.fromkeys(ids)]
     else:
         found = [r for r in _candidates(shelf, wanted) if world.seen(r)]
-    return sorted((r for r in found if _matches(world, r, wanted, filters)), key=lambda r: (r.created_at, r.id))
+    shown = (world.shown(r) for r in found)
+    return sorted((r for r in shown if _matches(world, r, wanted, filters)), key=lambda r: (r.created_at, r.id))
 
 
 def check_filters(wanted: Sequence[Mapping[str, Any]], known: Mapping[str, Any] | frozenset[str]) -> None:

@@ -181,7 +181,7 @@ class Ec2:
         self.nodes.clear()
         with self.world.lock:
             self.world.clear()
-            for part in (self.tokens, self.stuck, self.buckets, self.launcher, self.attachments, self.lifecycle):
+            for part in (self.tokens, self.stuck, self.buckets, self.launcher, self.lifecycle):
                 part.clear()
             self.run_command.clear()
         self.catalog.reset()

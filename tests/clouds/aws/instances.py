@@ -22,27 +22,26 @@ MAX_TERMINATED = 1000  # API:TerminateInstances: "Constraints: Up to 1000 instan
 CONSOLE_LIMIT = 64 * 1024  # API:GetConsoleOutput: "the most recent 64 KB"
 
 
-def filters(attachments: Attachments) -> Filters[Instance]:
-    """Return the filters of API:DescribeInstances that are needed by anything yet."""
-    return {
-        "architecture": lambda i: str(i.facts["Architecture"]),
-        "availability-zone": lambda i: i.zone,
-        "block-device-mapping.volume-id": lambda i: [v.id for v in attachments.of(i)],
-        "client-token": lambda i: i.token,
-        "image-id": lambda i: str(i.facts["ImageId"]),
-        "instance-id": lambda i: i.id,
-        "instance-lifecycle": lambda i: ["spot"] if i.spot else [],
-        "instance-state-code": lambda i: str(STATE_CODES[i.state]),
-        "instance-state-name": lambda i: i.state,
-        "instance-type": lambda i: i.type,
-        "key-name": lambda i: i.facts["KeyName"] or [],
-        "owner-id": lambda i: ACCOUNT,
-        "private-ip-address": lambda i: i.address if i.state != "terminated" else [],
-        "reservation-id": lambda i: i.reservation_id,
-        "state-reason-code": lambda i: i.state_reason[0],
-        "subnet-id": lambda i: i.subnet_id if i.state != "terminated" else [],
-        "vpc-id": lambda i: str(i.facts["VpcId"]) if i.state != "terminated" else [],
-    }
+# API:DescribeInstances, Filter.N; those that are missing here are not needed by anything yet.
+FILTERS: Filters[Instance] = {
+    "architecture": lambda i: str(i.facts["Architecture"]),
+    "availability-zone": lambda i: i.zone,
+    "block-device-mapping.volume-id": lambda i: [a.volume_id for a in i.attachments],
+    "client-token": lambda i: i.token,
+    "image-id": lambda i: str(i.facts["ImageId"]),
+    "instance-id": lambda i: i.id,
+    "instance-lifecycle": lambda i: ["spot"] if i.spot else [],
+    "instance-state-code": lambda i: str(STATE_CODES[i.state]),
+    "instance-state-name": lambda i: i.state,
+    "instance-type": lambda i: i.type,
+    "key-name": lambda i: i.facts["KeyName"] or [],
+    "owner-id": lambda i: ACCOUNT,
+    "private-ip-address": lambda i: i.address if i.state != "terminated" else [],
+    "reservation-id": lambda i: i.reservation_id,
+    "state-reason-code": lambda i: i.state_reason[0],
+    "subnet-id": lambda i: i.subnet_id if i.state != "terminated" else [],
+    "vpc-id": lambda i: str(i.facts["VpcId"]) if i.state != "terminated" else [],
+}
 
 
 class Instances:
@@ -63,7 +62,6 @@ class Instances:
         self._launcher = launcher
         self._lifecycle = lifecycle
         self._attachments, self._nodes = parts
-        self._filters = filters(self._attachments)
         self._nodes.view = self.view
 
     def run_instances(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -141,23 +139,22 @@ class Instances:
             "SecurityGroups": instance.facts["SecurityGroups"],
             "BlockDeviceMappings": [
                 {
-                    "DeviceName": v.attachment.device,
+                    "DeviceName": attachment.device,
                     "Ebs": {
-                        "VolumeId": v.id,
-                        "Status": v.attachment.state,
-                        "AttachTime": as_datetime(v.attachment.attached_at),
-                        "DeleteOnTermination": v.attachment.delete_on_termination,
+                        "VolumeId": attachment.volume_id,
+                        "Status": attachment.state,
+                        "AttachTime": as_datetime(attachment.attached_at),
+                        "DeleteOnTermination": attachment.delete_on_termination,
                     },
                 }
-                for v in self._attachments.of(instance)
-                if v.attachment
+                for attachment in instance.attachments
             ],
         }
 
     def describe_instances(self, params: dict[str, Any]) -> dict[str, Any]:
         """DescribeInstances: terminated ones stay listed for about an hour."""
         ids = params.get("InstanceIds")
-        found = select(self._world, self._world.instances, ids, params, self._filters)
+        found = select(self._world, self._world.instances, ids, params, FILTERS)
         shown, token = page(params, ids, found, id_name="instancesSet")
         by_reservation: dict[str, list[Instance]] = {}
         for instance in shown:
@@ -173,7 +170,7 @@ class Instances:
     def describe_instance_status(self, params: dict[str, Any]) -> dict[str, Any]:
         """DescribeInstanceStatus: of running ones, unless all are asked for."""
         ids = params.get("InstanceIds")
-        by_status = {**self._filters, "instance-status.status": self._word}
+        by_status = {**FILTERS, "instance-status.status": self._word}
         found = select(self._world, self._world.instances, ids, params, by_status)
         if not params.get("IncludeAllInstances"):
             found = [i for i in found if i.state == "running"]

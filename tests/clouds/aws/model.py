@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
+
+
+class Lagging:
+    """Something of which a Describe shows for a moment what was before a change.
+
+    Calls that decide, and answers of those that change it, go by what is.
+    """
+
+    #: The fields that lag.
+    late: ClassVar[frozenset[str]] = frozenset()
+    _now: Callable[[], float] | None = None
+
+    def begin(self, now: Callable[[], float]) -> None:
+        """Keep from now on what was before each change, by this clock."""
+        self._past: list[tuple[float, str, Any]] = []
+        self._now = now
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, keeping what it was."""
+        if self._now and name in self.late:
+            self._past.append((self._now(), name, getattr(self, name)))
+        super().__setattr__(name, value)
+
+    def seen(self, now: float, lag_s: float) -> Self:
+        """Return this as a Describe shows it now: without the changes of the last moment."""
+        shown = copy.copy(self)
+        shown.__dict__["_now"] = None
+        for at, name, before in reversed(self._past if self._now else []):
+            if now >= at + lag_s:
+                break
+            shown.__dict__[name] = before
+        return shown
 
 
 @dataclass
@@ -24,7 +58,7 @@ class TagSet:
 
 
 @dataclass
-class Resource:
+class Resource(Lagging):
     """What all of them have."""
 
     id: str
@@ -34,8 +68,10 @@ class Resource:
 
 
 @dataclass
-class Attachment:
+class Attachment(Lagging):
     """The bond of a volume and an instance; its state is EC2's word for it."""
+
+    late = frozenset({"state"})
 
     volume_id: str
     instance_id: str
@@ -49,6 +85,8 @@ class Attachment:
 class Volume(Resource):
     """An EBS volume."""
 
+    late = frozenset({"state", "attachment"})
+
     zone: str = ""
     size_gib: int = 0
     type: str = "gp2"
@@ -59,6 +97,12 @@ class Volume(Resource):
     snapshot_id: str = ""
     state: str = "creating"
     attachment: Attachment | None = None
+
+    def seen(self, now: float, lag_s: float) -> Self:
+        """Return this, and how it is attached, as a Describe shows it now."""
+        shown = super().seen(now, lag_s)
+        shown.attachment = shown.attachment and shown.attachment.seen(now, lag_s)
+        return shown
 
 
 @dataclass
@@ -75,6 +119,8 @@ class Snapshot(Resource):
 @dataclass
 class Instance(Resource):
     """An EC2 instance; ``facts`` is what Describe shows of it and nothing here decides on."""
+
+    late = frozenset({"state", "state_reason", "transition_reason", "attachments"})
 
     zone: str = ""
     type: str = ""
@@ -95,8 +141,15 @@ class Instance(Resource):
     console_lost: bool = False
     spot_action_at: float | None = None
     impaired: bool = False
+    attachments: tuple[Attachment, ...] = ()
     disks: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def seen(self, now: float, lag_s: float) -> Self:
+        """Return this, and what is attached to it, as a Describe shows it now."""
+        shown = super().seen(now, lag_s)
+        shown.attachments = tuple(attachment.seen(now, lag_s) for attachment in shown.attachments)
+        return shown
 
 
 # The low byte of the code of each state (API:InstanceState).

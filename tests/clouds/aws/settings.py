@@ -11,7 +11,8 @@ from tests.clouds.common.knobs import Knobs
 class Settings(Knobs):
     """The knobs of the double; all times in seconds of its clock.
 
-    ``visible_s`` is how long a fresh id, or a fresh tag, is unknown to other calls: EC2 is eventually consistent.
+    ``visible_s`` is how long a fresh id is unknown to other calls, and for how long after a change Describe shows the
+    tags, the state and the attachments of before: EC2 is eventually consistent. Calls that decide go by what is.
     ``terminated_listed_s`` and ``console_kept_s`` are about an hour on EC2; a terminated instance loses its tags
     some time before that (ec2ug/terminating-instances: "tags and volumes are gradually disassociated").
     ``status_check_s`` is how long status checks are initializing once an instance runs; some minutes on EC2.

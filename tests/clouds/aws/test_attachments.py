@@ -17,11 +17,23 @@ def volume(ec2: Any, volume_id: str) -> dict[str, Any]:
     return found
 
 
+def devices(ec2: Any, instance_id: str) -> list[str]:
+    mapped = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]["BlockDeviceMappings"]
+    return [disk["DeviceName"] for disk in mapped]
+
+
+def state_of(ec2: Any, instance_id: str) -> str:
+    found = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]["State"]["Name"]
+    return str(found)
+
+
 def test_attaching_and_detaching_take_time(ec2: Any, double: Any, make_volume: Make, make_instance: Make) -> None:
     volume_id, instance_id = make_volume(), make_instance()
     made = ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdf")
     assert made["State"] == "attaching"
+    double.advance(0.025)
     assert volume(ec2, volume_id)["State"] == "in-use"
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "attaching"
     double.advance(SETTLED_S)
     [attached] = volume(ec2, volume_id)["Attachments"]
     assert (attached["State"], attached["InstanceId"], attached["DeleteOnTermination"]) == (
@@ -30,6 +42,7 @@ def test_attaching_and_detaching_take_time(ec2: Any, double: Any, make_volume: M
         False,
     )
     assert ec2.detach_volume(VolumeId=volume_id)["State"] == "detaching"
+    double.advance(0.025)
     assert volume(ec2, volume_id)["State"] == "in-use"
     double.advance(SETTLED_S)
     assert volume(ec2, volume_id)["State"] == "available"
@@ -75,13 +88,77 @@ def test_a_volume_is_attached_once(ec2: Any, make_volume: Make, make_instance: M
 
 
 def test_a_device_name_is_taken_before_describe_shows_it(
-    ec2: Any, make_volume: Make, make_instance: Make, refuses: Any
+    ec2: Any, double: Any, make_volume: Make, make_instance: Make, refuses: Any
 ) -> None:
     instance_id, one, other = make_instance(), make_volume(), make_volume()
     ec2.attach_volume(VolumeId=one, InstanceId=instance_id, Device="/dev/sdf")
-    for device in ("/dev/sdf", "/dev/xvda"):
-        with refuses("InvalidParameterValue"):
-            ec2.attach_volume(VolumeId=other, InstanceId=instance_id, Device=device)
+    for shown in (["/dev/xvda"], ["/dev/xvda", "/dev/sdf"]):
+        assert devices(ec2, instance_id) == shown
+        for device in ("/dev/sdf", "/dev/xvda"):
+            with refuses("InvalidParameterValue"):
+                ec2.attach_volume(VolumeId=other, InstanceId=instance_id, Device=device)
+        double.advance(SETTLED_S)
+
+
+def test_describe_shows_an_attachment_a_moment_after_it_has_changed(
+    ec2: Any, double: Any, make_volume: Make, make_instance: Make, refuses: Any
+) -> None:
+    volume_id, instance_id, other = make_volume(), make_instance(), make_instance()
+    double.settings(visible_s=5, attach_s=2, detach_s=2)
+    double.advance(5)
+
+    there = [{"Name": "attachment.instance-id", "Values": [instance_id]}, {"Name": "volume-id", "Values": [volume_id]}]
+
+    def free() -> bool:
+        found = volume(ec2, volume_id)
+        seen = [found["State"] == "available", not found["Attachments"], devices(ec2, instance_id) == ["/dev/xvda"]]
+        assert {*seen, not ec2.describe_volumes(Filters=there)["Volumes"]} == {seen[0]}
+        return seen[0]
+
+    ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdf")
+    double.advance(4.9)
+    assert free()
+    with refuses("VolumeInUse"):
+        ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdg")
+    with refuses("VolumeInUse"):
+        ec2.delete_volume(VolumeId=volume_id)
+    double.advance(0.2)
+    assert not free()
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "attaching"
+    double.advance(2)
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "attached"
+    ec2.detach_volume(VolumeId=volume_id)
+    double.advance(4.9)
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "attached"
+    double.advance(0.2)
+    assert volume(ec2, volume_id)["Attachments"][0]["State"] == "detaching"
+    ec2.attach_volume(VolumeId=volume_id, InstanceId=other, Device="/dev/sdf")
+    assert not free()
+    double.advance(2)
+    assert free()
+
+
+def test_describe_shows_states_a_moment_after_they_have_changed(
+    ec2: Any, double: Any, make_volume: Make, make_instance: Make
+) -> None:
+    volume_id, instance_id = make_volume(), make_instance()
+    double.settings(visible_s=5, shut_down_s=2, delete_volume_s=7)
+    double.advance(5)
+    running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    ec2.delete_volume(VolumeId=volume_id)
+    double.advance(4.9)
+    assert state_of(ec2, instance_id) == "running"
+    assert volume(ec2, volume_id)["State"] == "available"
+    assert len(ec2.describe_instances(Filters=running)["Reservations"]) == 1
+    assert len(ec2.describe_instance_status()["InstanceStatuses"]) == 1
+    double.advance(0.2)
+    assert state_of(ec2, instance_id) == "shutting-down"
+    assert volume(ec2, volume_id)["State"] == "deleting"
+    assert ec2.describe_instances(Filters=running)["Reservations"] == []
+    assert ec2.describe_instance_status()["InstanceStatuses"] == []
+    double.advance(2)
+    assert state_of(ec2, instance_id) == "terminated"
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_states_take_time(ec2: Any, double: Any, start: Make) -> None:
     assert instance(ec2, instance_id)["State"]["Name"] == "running"
     changed = ec2.terminate_instances(InstanceIds=[instance_id])["TerminatingInstances"][0]
     assert (changed["PreviousState"]["Name"], changed["CurrentState"]["Name"]) == ("running", "shutting-down")
+    double.advance(0.03)
     assert instance(ec2, instance_id)["State"]["Name"] == "shutting-down"
     double.advance(SETTLED_S)
     found = instance(ec2, instance_id)

@@ -86,9 +86,10 @@ def test_a_volume_becomes_available_and_goes_in_time(ec2: Any, double: Any, refu
     assert state_of(ec2, volume_id) == "creating"
     with refuses("IncorrectState"):
         ec2.delete_volume(VolumeId=volume_id)
-    double.advance(0.01)
+    double.advance(0.03)
     assert state_of(ec2, volume_id) == "available"
     ec2.delete_volume(VolumeId=volume_id)
+    double.advance(0.025)
     assert state_of(ec2, volume_id) == "deleting"
     double.advance(SETTLED_S)
     with refuses("InvalidVolume.NotFound"):

@@ -76,6 +76,7 @@ class World:
 
     def add(self, shelf: Shelf[R], resource: R) -> R:
         """Put a new resource on its shelf."""
+        resource.begin(self.now)
         shelf[resource.id] = resource
         shelf.index(resource)
         return resource
@@ -89,6 +90,10 @@ class World:
         """Return whether other calls know the resource already."""
         known_from = max(resource.created_at + self.settings.visible_s, self.unlisted_until.get(resource.id, 0.0))
         return self.now() >= known_from
+
+    def shown(self, resource: R) -> R:
+        """Return a resource as a Describe shows it now."""
+        return resource.seen(self.now(), self.settings.visible_s)
 
     def tags_of(self, resource: Resource) -> dict[str, str]:
         """Return the tags as they are seen now."""

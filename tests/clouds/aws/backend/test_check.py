@@ -238,6 +238,7 @@ def test_a_volume_that_is_being_deleted_counts_for_nothing(lab: Lab) -> None:
         lab.backend.check(job)
     lab.double.settings(delete_volume_s=30.0)
     lab.double.boto3("ec2").delete_volume(VolumeId=gone)
+    lab.settle()
     lab.backend.check(job)
     lab.foreign_volume("dataset-0")
     lab.backend.check(job)

@@ -70,7 +70,12 @@ def test_a_claim_fails_where_a_volume_goes_right_after(
     lab: Lab, right_after_tagging: list[Callable[[], object]]
 ) -> None:
     ids = [lab.volume(rank).id for rank in range(2)]
-    right_after_tagging.append(lambda: lab.double.boto3("ec2").delete_volume(VolumeId=ids[1]))
+
+    def other() -> None:
+        lab.double.boto3("ec2").delete_volume(VolumeId=ids[1])
+        lab.settle()
+
+    right_after_tagging.append(other)
     with pytest.raises(VolumeConflict, match="gone, or being deleted"):
         lab.backend.tag_volumes(ids, MINE, held_by="")
 

@@ -73,7 +73,7 @@ def test_volumes_are_created_side_by_side(double: Double) -> None:
 
 def test_volumes_are_there_within_seconds_at_two_looks(double: Double) -> None:
     """With the poll interval that is shipped, which is far longer than EC2 takes to make a volume."""
-    double.settings(create_volume_s=2.0, visible_s=2.0)
+    double.settings(create_volume_s=1.0, visible_s=1.0)
     lab = lab_on(double)
     lab.backend = AwsBackend(lab.clients, clock=lab.backend.clock, memory=lab.backend.memory)
     begun = lab.backend.clock.now()

@@ -88,7 +88,7 @@ def test_what_another_process_launches_beside_it_goes_once_one_has_the_volume(
 
 
 def test_a_gang_with_one_node_too_many_starts_and_ends_as_any(lab: Lab) -> None:
-    lab.double("end_nodes", script=SUCCEED, after_s=60.0)
+    lab.double("end_nodes", script=SUCCEED, after_s=120.0)
     rig = rig_of(lab, 2, rendezvous=True)
     (request,) = rig.launcher().requests(rig.work(0), rig.observe())
     rig.backend.create_node(request)

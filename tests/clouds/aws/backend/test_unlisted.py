@@ -146,6 +146,7 @@ def test_a_rank_that_is_killed_right_after_its_launch_leaves_no_node(lab: Lab, a
     rig = lab.rig(1)
     rig.create()
     lab.double.settings(visible_s=8.0)
+    lab.settle(8)
     work = rig.begin(0)
     advance(rig.backend, work, rig.observe(), rig.launcher())
     assert lab.count("RunInstances") == 1
