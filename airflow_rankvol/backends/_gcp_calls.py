@@ -27,7 +27,7 @@ WAITS = 3
 
 Raw = dict[str, Any]
 
-_REGION = re.compile(r"(?:zones/([a-z]+-[a-z]+[0-9]+)-[a-z]|regions/([a-z]+-[a-z]+[0-9]+))(?:/|$)")
+_REGION = re.compile(r"(?:zones/([a-z]+-[a-z]+[0-9]+)-[a-z0-9]+|regions/([a-z]+-[a-z]+[0-9]+))(?:/|$)")
 
 
 class Gce:
@@ -210,8 +210,8 @@ def _check_whole(page: Raw, known: Collection[str] | None, where: tuple[str, str
         found = ", ".join(f"{place} ({code})" for place, code in sorted(missed.items()))
         step = " Ask for more of the quota 'Filtered list cost overhead', or list less" if LIST_QUOTA in found else ""
         raise RetryableError(
-            f"Compute Engine did not list all of {found}, so nothing can be said of what is not listed. It is tried "
-            f"again.{step}",
+            f"Compute Engine warns that its list lacks something: {found}. What is not listed may be there; it is "
+            f"tried again.{step}",
             backend="gcp", verb=where[0], resource=where[1],
         )  # fmt: skip
 

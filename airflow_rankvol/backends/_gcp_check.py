@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._found import Found, FoundVolume, by_name, check_owners, check_subnets, zones_of
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import check_nodes
-from airflow_rankvol.backends._gcp_creation import global_link
+from airflow_rankvol.backends._gcp_creation import check_link, global_link
 from airflow_rankvol.backends._gcp_labels import check_labels, description_of
 from airflow_rankvol.backends._gcp_memory import Memory
 from airflow_rankvol.backends._gcp_places import Places, region_of
@@ -173,9 +173,13 @@ def _check_sources(plan: Plan, gce: Gce) -> None:
             link = global_link(gce, kind, name)
             if link is None:
                 continue
+            check_link(f"volume {volume.name}: {kind.removesuffix('s')}", str(name), kind, "dataset-1")
             raw = gce.find(link.removeprefix("projects"), "check", str(name))
             if raw is None:
-                raise ConfigError(f"volume {volume.name}: there is no {link}")
+                raise ConfigError(
+                    f"volume {volume.name}: there is no {link}. `gcloud compute {kind} list` shows what project "
+                    f"{gce.project} has; another project's is named by its link, projects/PROJECT/global/{kind}/NAME"
+                )
             if template.size_gib < int(raw.get("diskSizeGb") or 0):
                 raise ConfigError(
                     f"volume {volume.name}: size {template.size}; {name} needs at least {raw['diskSizeGb']} GiB"

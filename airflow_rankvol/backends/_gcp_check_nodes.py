@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_rankvol.backends._gcp_check_accelerators import check_accelerators, check_cards
+from airflow_rankvol.backends._gcp_creation import check_link
 from airflow_rankvol.backends._gcp_labels import check_labels
-from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S, takes_accelerators
-from airflow_rankvol.backends._gcp_places import MachineType, Places, region_of
+from airflow_rankvol.backends._gcp_launch import GRACE_S, LONGEST_S
+from airflow_rankvol.backends._gcp_machines import MachineType, check_names, is_custom
+from airflow_rankvol.backends._gcp_places import Offers, Places, region_of
 from airflow_rankvol.backends._gcp_types import (
     FAMILIES,
     NO_BOOT,
     TYPES,
-    WITHOUT_ACCELERATORS,
     boot_type_of,
     family_of,
     takes,
@@ -74,9 +77,9 @@ def _check_node(
     """
     _check_fields(template, where)
     _check_network(places, template, where, zones)
+    offers = places.offers(places.types_of(template), zones)
     for zone in zones:
-        _check_offered(places, template, where, zone)
-    offers = places.offers(places.types_of(template))
+        _check_offered(places, template, where, zone, offers)
     for name in places.types_of(template):
         image = places.image(template.image, name)
         size_gib = template.root_size_gib
@@ -90,10 +93,12 @@ def _check_node(
         machine = next(iter(offers[name].values()), None)
         if machine is not None:
             _check_machine(machine, template, where, disks)
+    check_cards(places, template, where, zones, offers)
 
 
 def _check_fields(template: NodeTemplate, where: str) -> None:
     check_labels(template.tags, where)
+    check_names(f"{where}.accelerator", filter(None, [template.accelerator]), "nvidia-tesla-t4")
     _check_root(template, where)
     if template.report is not ReportChannel.CONSOLE:
         raise ConfigError(
@@ -133,6 +138,7 @@ def _check_network(places: Places, template: NodeTemplate, where: str, zones: Se
     _check_subnet_zones(template, where, zones)
     by_zone = template.subnets if isinstance(template.subnets, dict) else dict.fromkeys(zones, template.subnets)
     for subnet, region in sorted({(subnet, region_of(zone)) for zone, subnet in by_zone.items() if subnet}):
+        check_link(f"{where}.subnets", subnet, "subnetworks", "default")
         link = places.subnet(subnet, region)
         if link.startswith(mine) and not places.exists(link, subnet):
             raise ConfigError(
@@ -141,6 +147,10 @@ def _check_network(places: Places, template: NodeTemplate, where: str, zones: Se
             )
         if f"/regions/{region}/" not in link:
             raise ConfigError(f"{where}.subnets: {subnet} does not lie in region {region}, as the volumes do")
+    if template.network and template.subnets:
+        log.warning("%s.network is ignored, because %s.subnets is set: a subnet lies in a network", where, where)
+    if template.network:
+        check_link(f"{where}.network", template.network, "networks", "default")
     link = places.network(template.network)
     if template.network and link.startswith(mine) and not places.exists(link, template.network):
         raise ConfigError(f"{where}.network: there is no {link}. Name a network of project {places.gce.project}")
@@ -164,13 +174,12 @@ def subnets_of(template: NodeTemplate) -> list[str]:
     return sorted(set(subnets.values())) if isinstance(subnets, dict) else [subnets]
 
 
-def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str) -> None:
+def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str, offers: Offers) -> None:
     """Refuse a zone that offers none of a template's machine types, and types that no zone offers."""
     types = places.types_of(template)
-    offers = places.offers(types)
     for name in types:
         if not offers[name]:
-            raise ConfigError(f"{where}.machine_type: there is no {name!r} in any zone. Did you mean another?")
+            raise ConfigError(f"{where}.machine_type: {_no_type(places, name, zone)}")
     if not any(zone in offers[name] for name in types):
         good = sorted(set.union(*(set(offers[name]) for name in types)))
         near = [name for name in good if region_of(name) == region_of(zone)] or good
@@ -178,6 +187,18 @@ def _check_offered(places: Places, template: NodeTemplate, where: str, zone: str
             f"{where}.machine_type: {', '.join(types)} is not offered in zone {zone}. Set node.zones to some of "
             f"{', '.join(near)}"
         )
+
+
+def _no_type(places: Places, name: str, zone: str) -> str:
+    """Say that there is no machine type of a name, and what to do about it."""
+    if is_custom(name):
+        return (
+            f"zone {zone} has no {name!r}. A custom type is called FAMILY-custom-CPUS-MIB, as n2-custom-4-16384; its "
+            "family sets which numbers it takes. Correct them, or name a predefined type"
+        )
+    near = difflib.get_close_matches(name, places.names("machineTypes", zone), n=3)
+    meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"there is no {name!r} in any zone. {meant}See `gcloud compute machine-types list --zones={zone}`"
 
 
 def _check_machine(
@@ -202,24 +223,4 @@ def _check_machine(
                 f"{where}.machine_type: {machine.name} takes no disks of type {kind}, as {whose} is; its family takes "
                 f"{', '.join(able)}, some of them only on large machines. Choose another type of disk or machine"
             )
-    _check_accelerators(machine, template, where)
-
-
-def _check_accelerators(machine: MachineType, template: NodeTemplate, where: str) -> None:
-    gpus = template.gpus_per_node
-    if not gpus:
-        return
-    if machine.accelerators and machine.accelerators != gpus:
-        raise ConfigError(
-            f"{where}.gpus_per_node: {gpus}; {machine.name} has {machine.accelerators}. Correct the one or the other"
-        )
-    if takes_accelerators(template, machine.name) and family_of(machine.name) in WITHOUT_ACCELERATORS:
-        raise ConfigError(
-            f"{where}.accelerator: {template.accelerator}; {machine.name} takes none, only N1 machines do. Use one of "
-            "these, as n1-standard-4, or a machine type that has its own, as g2-standard-4"
-        )
-    if not machine.accelerators and not takes_accelerators(template, machine.name):
-        raise ConfigError(
-            f"{where}.accelerator is not set, and {machine.name} has none built in; say which: 'nvidia-tesla-t4' on N1 "
-            "machines, or use a machine type that has its own, as in g2-standard-4"
-        )
+    check_accelerators(machine, template, where)

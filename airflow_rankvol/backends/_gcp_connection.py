@@ -41,7 +41,8 @@ GOOGLE_FIELDS = frozenset(
         "idp_extra_params", "idp_extra_parameters", "is_anonymous", "quota_project_id",
     }
 )  # fmt: skip
-ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
+#: AI zones have a number of their own, as us-central1-ai1a (Compute Engine's documentation, "AI zones").
+ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-(?:ai[0-9]+)?[a-z]")
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _TEXTS = ("owner", "endpoint_url", "zone", "region")
 #: Seconds for a connection, and for an answer: a call that hangs is given up before the engine's patience is over.

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_labels import description_of, labels_of
+from airflow_rankvol.backends._gcp_machines import NAME, check_names
 from airflow_rankvol.backends._gcp_types import DEFAULT_TYPE
 from airflow_rankvol.backends.base import VolumeRequest
+from airflow_rankvol.errors import ConfigError
+
+#: What is named by links → where it lies in a project.
+_PLACES = {
+    "images": r"global/images/(?:family/)?",
+    "networks": "global/networks/",
+    "snapshots": r"(?:global|regions/[-a-z0-9]+)/snapshots/",
+    "subnetworks": r"regions/[-a-z0-9]+/subnetworks/",
+}
+_EXAMPLES = {
+    "images": "projects/PROJECT/global/images/NAME",
+    "networks": "projects/PROJECT/global/networks/NAME",
+    "snapshots": "projects/PROJECT/global/snapshots/NAME",
+    "subnetworks": "projects/PROJECT/regions/REGION/subnetworks/NAME",
+}
 
 
 def creation(gce: Gce, request: VolumeRequest, zone: str) -> dict[str, Any]:
@@ -37,6 +54,18 @@ def global_link(gce: Gce, kind: str, name: str | None) -> str | None:
     if not name:
         return None
     return partial(name) if "/" in name else gce.link(f"global/{kind}/{name}")
+
+
+def check_link(field: str, name: str, kind: str, example: str) -> None:
+    """Refuse what is neither a name nor a link of a kind: Google answers such a path as one that no API has.
+
+    Raises:
+        ConfigError: says what was found and what is possible.
+    """
+    if "/" not in name:
+        check_names(field, [name], example)
+    elif not re.fullmatch(rf"(?:projects/[^/?#\s]+/)?{_PLACES[kind]}{NAME.pattern}", partial(name)):
+        raise ConfigError(f"{field}: {name!r} was found; expected a name, such as {example!r}, or {_EXAMPLES[kind]}")
 
 
 def partial(link: str) -> str:

@@ -10,22 +10,29 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from airflow_rankvol.backends._gcp_calls import Gce, any_of
-from airflow_rankvol.backends._gcp_creation import partial
+from airflow_rankvol.backends._gcp_creation import check_link, partial
+from airflow_rankvol.backends._gcp_errors import code
+from airflow_rankvol.backends._gcp_machines import (
+    MOST_DISKS,
+    SHARED,
+    SHARED_DISKS,
+    MachineType,
+    check_names,
+    is_custom,
+    machine_type_of,
+)
 from airflow_rankvol.backends._gcp_types import ARM, DEFAULT_MACHINE, FAMILIES, family_of
 from airflow_rankvol.backends._gcp_view import zone_of
-from airflow_rankvol.errors import ConfigError
+from airflow_rankvol.errors import BackendError, ConfigError
 from airflow_rankvol.records import Tags
 from airflow_rankvol.spec.templates import NodeTemplate
 
 T = TypeVar("T")
+#: Machine types by name, then by zone.
+Offers = Mapping[str, Mapping[str, MachineType]]
 
 #: How long an answer is good, in seconds.
 FRESH_S = 600.0
-#: Where nothing says how many disks a machine takes besides the one that it boots from (Compute Engine's documentation,
-#: "About Persistent Disk"): shared-core types take 15, most others 127.
-MOST_DISKS, SHARED_DISKS = 127, 15
-_SHARED = frozenset({"e2-micro", "e2-small", "e2-medium", "f1-micro", "g1-small"})
-
 #: The newest Debian: its images have the guest agent, which runs startup scripts.
 DEFAULT_IMAGE, DEFAULT_ARM_IMAGE = "debian-13", "debian-13-arm64"
 #: Whose images a family's name stands for, where this project has none of that name (Compute Engine's documentation,
@@ -54,17 +61,6 @@ class Image:
     size_gib: int = 10
     arm: bool = False
     shielded: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class MachineType:
-    """What a zone offers under a machine type's name."""
-
-    name: str
-    cpus: int
-    max_disks: int
-    arm: bool = False
-    accelerators: int = 0
 
 
 class Places:
@@ -112,32 +108,74 @@ class Places:
             raise ConfigError(f"there is no zone in region {self.region()!r} that is up; correct region, or name zones")
         return pick(zones, tags.owner, tags.dag, tags.group)
 
-    def offers(self, names: Sequence[str]) -> Mapping[str, Mapping[str, MachineType]]:
-        """Return by name, then by zone, which machine types exist."""
-        wanted = tuple(sorted(set(names)))
+    def offers(self, names: Sequence[str], zones: Sequence[str]) -> Offers:
+        """Return by name, then by zone, which machine types exist.
 
-        def read() -> dict[str, dict[str, MachineType]]:
-            found: dict[str, dict[str, MachineType]] = {name: {} for name in wanted}
-            for raw in self.gce.everywhere(
-                "machineTypes", "check", ", ".join(wanted), filter_=any_of("name", wanted), known=()
-            ):
-                found[raw["name"]][zone_of(raw)] = _machine_type(raw)
-            return found
-
-        return self._once(("machineTypes", *wanted), read)
+        Args:
+            zones: where custom types are asked for, each by itself: no list has them.
+        """
+        custom = sorted(filter(is_custom, set(names)))
+        found = {name: {zone: self.machine_type(name, zone) for zone in zones} for name in custom}
+        return {
+            **self._listed(tuple(sorted(set(names).difference(custom)))),
+            **{name: {zone: kind for zone, kind in there.items() if kind} for name, there in found.items()},
+        }
 
     def machine_type(self, name: str, zone: str) -> MachineType | None:
-        """Return a machine type as a zone has it."""
+        """Return a machine type as a zone has it.
+
+        Raises:
+            ConfigError: no such type can be.
+        """
 
         def read() -> MachineType | None:
-            raw = self.gce.find(f"zones/{zone}/machineTypes/{name}", "check", f"{name} in {zone}")
-            return _machine_type(raw) if raw else None
+            try:
+                raw = self.gce.find(f"zones/{zone}/machineTypes/{name}", "check", f"{name} in {zone}")
+            except BackendError as exc:
+                if code(exc) != "invalid" or not is_custom(name):
+                    raise
+                raise ConfigError(f"machine_type: {name!r} can be had nowhere: {exc}") from exc
+            return machine_type_of(raw) if raw else None
 
         return self._once(("machineType", name, zone), read)
 
+    def cards(self, name: str) -> Mapping[str, int]:
+        """Return the zones that have a type of accelerators, each with how many a machine takes, or 0."""
+
+        def read() -> dict[str, int]:
+            wanted = any_of("name", [name])
+            found = self.gce.everywhere("acceleratorTypes", "check", name, filter_=wanted, known=())
+            return {zone_of(raw): int(raw.get("maximumCardsPerInstance") or 0) for raw in found}
+
+        return self._once(("acceleratorTypes", name), read)
+
+    def names(self, kind: str, zone: str) -> list[str]:
+        """Return what a zone has of ``machineTypes`` or ``acceleratorTypes``, by name."""
+
+        def read() -> list[str]:
+            pages = self.gce.pages(f"zones/{zone}/{kind}", "check", zone, fields="nextPageToken,items(name)")
+            return sorted(str(raw["name"]) for page in pages for raw in page.get("items") or ())
+
+        return self._once(("names", kind, zone), read)
+
+    def _listed(self, wanted: tuple[str, ...]) -> Offers:
+        def read() -> dict[str, dict[str, MachineType]]:
+            found: dict[str, dict[str, MachineType]] = {name: {} for name in wanted}
+            filter_ = any_of("name", wanted)
+            for raw in self.gce.everywhere("machineTypes", "check", ", ".join(wanted), filter_=filter_, known=()):
+                found[raw["name"]][zone_of(raw)] = machine_type_of(raw)
+            return found
+
+        return self._once(("machineTypes", *wanted), read) if wanted else {}
+
     @staticmethod
     def types_of(template: NodeTemplate) -> tuple[str, ...]:
-        """Return a template's machine types in the order of preference."""
+        """Return a template's machine types in the order of preference.
+
+        Raises:
+            ConfigError: one of them is no name.
+        """
+        check_names("machine_type", template.machine_types, "n2-standard-4")
         return template.machine_types or (DEFAULT_MACHINE,)
 
     def attachments(self, template: NodeTemplate) -> int:
@@ -184,12 +222,17 @@ class Places:
 
     def _attachments(self, template: NodeTemplate, name: str) -> int:
         zones = template.effective_zones or ((self.gce.session.zone,) if self.gce.session.zone else ())
-        found = self.machine_type(name, zones[0]) if zones else next(iter(self.offers([name])[name].values()), None)
+        if zones:
+            found = self.machine_type(name, zones[0])
+        else:
+            there = self.offers([name], self.zones(self.region()) if is_custom(name) else ())
+            found = next(iter(there[name].values()), None)
         if found is None:
-            return SHARED_DISKS if name in _SHARED else MOST_DISKS
+            return SHARED_DISKS if name in SHARED else MOST_DISKS
         return found.max_disks
 
     def _image(self, name: str) -> Image:
+        check_link("node.image", name, "images", DEFAULT_IMAGE)
         if "/" in name:
             link = partial(name)
             paths = [link.removeprefix("projects") if link.startswith("projects/") else link]
@@ -231,20 +274,6 @@ def region_of(zone: str) -> str:
 
 def _in(zone: str, region: str) -> bool:
     return region_of(zone) == region
-
-
-def _machine_type(raw: Mapping[str, Any]) -> MachineType:
-    shared = bool(raw.get("isSharedCpu"))
-    most = int(raw.get("maximumPersistentDisks") or 0)
-    count = sum(int(card.get("guestAcceleratorCount") or 0) for card in raw.get("accelerators") or ())
-    return MachineType(
-        name=str(raw["name"]),
-        cpus=int(raw.get("guestCpus") or 0),
-        # It counts the disk that the machine boots from.
-        max_disks=most - 1 if most > 1 else (SHARED_DISKS if shared else MOST_DISKS),
-        arm=raw.get("architecture") == "ARM64",
-        accelerators=count,
-    )
 
 
 def _image_of(raw: Mapping[str, Any]) -> Image:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from airflow_rankvol.backends._gcp_calls import Gce
 from airflow_rankvol.backends._gcp_check_nodes import subnets_of
 from airflow_rankvol.backends._gcp_creation import partial
+from airflow_rankvol.backends._gcp_launch import takes_accelerators
+from airflow_rankvol.backends._gcp_machines import is_custom
 from airflow_rankvol.errors import AuthDenied, BackendError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ ALWAYS = frozenset(
 #: What only some jobs need.
 AT_TIMES = frozenset(
     {
+        "compute.acceleratorTypes.list",
         "compute.images.get",
         "compute.images.getFromFamily",
         "compute.images.useReadOnly",
@@ -72,13 +75,17 @@ def needed(plan: Plan, project: str) -> frozenset[str]:
     images, sources = own(node.image for node in nodes), own(volume.image for volume in volumes)
     snapshots = own(volume.snapshot for volume in volumes)
     wanted = {
+        "compute.acceleratorTypes.list": any(
+            takes_accelerators(node, name) for node in nodes for name in node.machine_types
+        ),
         # A plain name is looked for among this project's images and families first.
         "compute.images.get": any("/family/" not in name for name in [*images, *sources]),
         "compute.images.getFromFamily": any("/" not in name for name in images)
         or any("/family/" in name for name in [*images, *sources]),
         # Whether a node's plain name is a public image's only looking for it tells.
         "compute.images.useReadOnly": sources or any("/" in name for name in images),
-        "compute.machineTypes.get": job.gathers_on_node,
+        "compute.machineTypes.get": job.gathers_on_node
+        or any(is_custom(name) for node in nodes for name in node.machine_types),
         "compute.networks.get": own(node.network for node in nodes),
         "compute.snapshots.get": snapshots,
         "compute.subnetworks.get": own(name for node in nodes for name in subnets_of(node)),

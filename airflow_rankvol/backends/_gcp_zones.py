@@ -24,8 +24,8 @@ def choose_zone(plan: Plan, places: Places) -> str:
     job, run = plan.job, plan.identity
     templates = [job.node, *([job.gather_node] if job.gathers_on_node and job.gather_node else [])]
     types = [places.types_of(template) for template in templates]
-    offers = places.offers([name for names in types for name in names])
     zones = places.zones(places.region())
+    offers = places.offers([name for names in types for name in names], zones)
     if not zones:
         raise ConfigError(f"there is no zone in region {places.region()!r} that is up; correct region, or name zones")
     # A zone that has nothing for one of the nodes is worse than one that lacks some of another's list.

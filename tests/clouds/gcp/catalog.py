@@ -27,7 +27,6 @@ _ONLY_IN = {
     "m3": ("us-central1-b",),
     "t2a": ("us-central1-a", "us-central1-b", "us-central1-f"),
 }
-ACCELERATORS = ("nvidia-tesla-t4", "nvidia-tesla-p4", "nvidia-tesla-v100")
 _BASE = f"{ROOT}projects/{PROJECT}"
 _EPOCH = 1_760_000_000.0
 DEFAULT_ACCOUNT = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
@@ -98,7 +97,7 @@ class Catalog:
 
     def machine_type(self, name: str, zone: str) -> MachineType | None:
         """Return a machine type, if the zone has it."""
-        found = TYPES.get(name)
+        found = TYPES.named(name)
         if found is None or zone not in _ONLY_IN.get(found.family, ZONES):
             return None
         return found

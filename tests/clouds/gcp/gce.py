@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.clouds.common.stuck import Stuck
+from tests.clouds.gcp.accelerators import AcceleratorCalls
 from tests.clouds.gcp.attachments import Attachments
 from tests.clouds.gcp.capacity import Capacity
 from tests.clouds.gcp.catalog import Catalog, CatalogCalls
@@ -55,7 +56,11 @@ class Gce:
 
     def _reading(self) -> dict[str, Handler]:
         reads, reports = CatalogCalls(self.catalog), Reports(self.world, self.nodes)
+        cards = AcceleratorCalls()
         return {
+            "acceleratorTypes.aggregatedList": cards.aggregated_list,
+            "acceleratorTypes.get": cards.get,
+            "acceleratorTypes.list": cards.list,
             "disks.aggregatedList": self.disks.aggregated_list,
             "disks.delete": self.disks.delete,
             "disks.get": self.disks.get,

@@ -7,8 +7,9 @@ import re
 from datetime import datetime
 from typing import Any
 
+from tests.clouds.gcp.accelerators import accelerators
 from tests.clouds.gcp.attachments import Attachments, check_room
-from tests.clouds.gcp.catalog import ACCELERATORS, Catalog
+from tests.clouds.gcp.catalog import Catalog
 from tests.clouds.gcp.disks import Maker
 from tests.clouds.gcp.errors import GceError, exists, invalid, not_modelled
 from tests.clouds.gcp.machines import TYPES
@@ -92,7 +93,7 @@ class Launcher:
         if (zone, instance.name) in self._world.instances:
             raise exists(instance.link)
         instance.machine_type = self._machine_type(zone, body)
-        instance.facts["guestAccelerators"] = self._accelerators(zone, body)
+        instance.facts["guestAccelerators"] = accelerators(zone, body)
         instance.scheduling = _scheduling(
             body, stays=bool(instance.facts["guestAccelerators"]) or not TYPES[instance.machine_type].moves
         )
@@ -117,20 +118,6 @@ class Launcher:
                 f"Machine type with name '{name}' does not exist in zone '{zone}'.",
             )
         return name
-
-    @staticmethod
-    def _accelerators(zone: str, body: Json) -> list[Json]:
-        found: list[Json] = body.get("guestAccelerators", [])
-        for n, card in enumerate(found):
-            field = f"resource.guestAccelerators[{n}].acceleratorType"
-            name = zonal(card["acceleratorType"], "acceleratorTypes", zone, field)
-            if name not in ACCELERATORS:
-                raise invalid(field, card["acceleratorType"], "The referenced accelerator type does not exist.")
-            if not body["machineType"].rpartition("/")[2].startswith("n1-"):
-                # gce/gpus: other families have their own accelerators built in.
-                raise invalid(field, name, "Accelerators can be attached to N1 machine types only.")
-        built_in = TYPES[body["machineType"].rpartition("/")[2]].gpus
-        return found or ([{"acceleratorType": "(built in)"}] * bool(built_in))
 
     def _accounts(self, body: Json) -> list[Json]:
         found: list[Json] = body.get("serviceAccounts", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,10 @@ _EXTREME_FROM = {
     "n2": 80,
 }  # fmt: skip
 _ARM = ("t2a", "c4a", "n4a")
+# Ibid., "Custom machine types": FAMILY-custom-CPUS-MEMORY; of E2 also with shared cores; "-ext" for more memory.
+_CUSTOM = re.compile(
+    r"(?:(?P<family>e2|n2|n2d|n4|n4a)-)?custom-(?:(?P<shared>micro|small|medium)|(?P<cpus>\d+))-(?P<memory>\d+)(?:-ext)?"
+)
 _ACCELERATORS = {
     "a2": "nvidia-tesla-a100", "a3": "nvidia-h100-80gb", "a4": "nvidia-b200", "g2": "nvidia-l4",
     "g4": "nvidia-rtx-pro-6000",
@@ -61,8 +66,9 @@ class MachineType:
 
     @property
     def family(self) -> str:
-        """The series, such as ``n2``."""
-        return self.name.partition("-")[0]
+        """The series, such as ``n2``; custom types of N1 have none in their name."""
+        first = self.name.partition("-")[0]
+        return "n1" if first == "custom" else first
 
     @property
     def max_disks(self) -> int:
@@ -116,7 +122,30 @@ class MachineType:
         return seen
 
 
-def _types() -> dict[str, MachineType]:
+class Types(dict[str, MachineType]):
+    """Machine types by name: those that are listed, and custom ones, which are there when they are asked for."""
+
+    def __missing__(self, name: str) -> MachineType:
+        found = _CUSTOM.fullmatch(name)
+        if found is None:
+            raise KeyError(name)
+        shared, cpus, memory_mb = found["shared"] is not None, int(found["cpus"] or 2), int(found["memory"])
+        # gce/instances/creating-instance-with-custom-machine-type: an even number of CPUs, or one on N1; a multiple of
+        # 256 MB, of which each CPU has half a GB at least [U: the answer to others].
+        one = cpus == 1 and found["family"] is None
+        if (cpus % 2 and not one) or memory_mb % 256 or memory_mb < 512 * (1 if shared else cpus):
+            raise KeyError(name)
+        return MachineType(name, cpus, memory_mb, shared=shared)
+
+    def named(self, name: str) -> MachineType | None:
+        """Return a type, a custom one too, if there is one of that name."""
+        try:
+            return self[name]
+        except KeyError:
+            return None
+
+
+def _types() -> Types:
     made = [
         MachineType("e2-micro", 2, 1024, shared=True),
         MachineType("e2-small", 2, 2048, shared=True),
@@ -157,7 +186,7 @@ def _types() -> dict[str, MachineType]:
     for family, all_cpus in sizes.items():
         kind = "megamem" if family == "m3" else "standard"
         made += [MachineType(f"{family}-{kind}-{cpus}", cpus, cpus * 4096) for cpus in all_cpus]
-    return {m.name: m for m in made}
+    return Types({m.name: m for m in made})
 
 
 TYPES = _types()

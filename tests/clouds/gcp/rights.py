@@ -15,6 +15,7 @@ STATES = ("ok", "invalid")
 # What a method needs, where it is not "compute.<resource>.<method>" (the "IAM Permissions" of each method's reference
 # page: cloud.google.com/compute/docs/reference/rest/v1/<resource>/<method>).
 _NAMES = {
+    "acceleratorTypes.aggregatedList": "compute.acceleratorTypes.list",
     "disks.aggregatedList": "compute.disks.list",
     "disks.insert": "compute.disks.create",
     "instances.aggregatedList": "compute.instances.list",

@@ -32,8 +32,8 @@ def without(**fields: Any) -> dict[str, Any]:
 SOON = "2030-01-01T00:00:00Z"
 
 
-def gpu(machine: str, **scheduling: Any) -> dict[str, Any]:
-    cards = [{"acceleratorType": f"zones/{ZONE}/acceleratorTypes/nvidia-tesla-t4", "acceleratorCount": 1}]
+def gpu(machine: str, count: int = 1, **scheduling: Any) -> dict[str, Any]:
+    cards = [{"acceleratorType": f"zones/{ZONE}/acceleratorTypes/nvidia-tesla-t4", "acceleratorCount": count}]
     return wish(machine=machine, guestAccelerators=cards, scheduling=scheduling)  # type: ignore[no-any-return]
 
 
@@ -136,6 +136,20 @@ def test_a_disk_is_on_an_instance_once_and_a_blank_one_does_not_boot(api: Rest, 
         api.post(INSTANCES, without(disks=[boot(), {**source, "deviceName": "a"}, {**source, "deviceName": "b"}]))
     with refuses("invalid", 400, "boot from"):
         api.post(INSTANCES, without(disks=[{**source, "boot": True}]))
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_machine_takes_accelerators_by_powers_of_two_up_to_the_types_most(
+    api: Rest, refuses: Any, count: int
+) -> None:
+    with refuses("invalid", 400, "cards"):
+        api.post(INSTANCES, gpu("n1-standard-2", count, onHostMaintenance="TERMINATE"))
+
+
+@pytest.mark.parametrize("machine", ["n2-custom-4-16384", "custom-1-1024", "e2-custom-medium-4096"])
+def test_an_instance_can_be_of_a_custom_type(api: Rest, done: Any, machine: str) -> None:
+    assert "error" not in done(api.post(INSTANCES, wish(machine=machine)))
+    assert api.get(NODE)["machineType"].endswith(machine)
 
 
 def test_an_instance_can_have_accelerators(api: Rest, done: Any) -> None:

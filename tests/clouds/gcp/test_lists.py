@@ -157,6 +157,13 @@ def test_what_is_there_without_our_doing_can_be_read(api: Rest) -> None:
     assert len(api.get(f"zones/{ZONE}/machineTypes")["items"]) > 50
     everywhere = api.get("aggregated/machineTypes", filter="name=a4-highgpu-8g")["items"]
     assert [zone for zone, part in everywhere.items() if "machineTypes" in part] == [f"zones/{OTHER_ZONE}"]
+    cards = api.get("aggregated/acceleratorTypes", filter="name=nvidia-tesla-p4")["items"]
+    assert [zone for zone, part in cards.items() if "acceleratorTypes" in part] == [
+        f"zones/{ZONE}",
+        "zones/us-central1-c",
+    ]
+    assert "nvidia-tesla-t4" in {c["name"] for c in api.get(f"zones/{ZONE}/acceleratorTypes")["items"]}
+    assert api.get(f"zones/{ZONE}/acceleratorTypes/nvidia-tesla-t4")["maximumCardsPerInstance"] == 4
     kinds = {k["name"]: k["validDiskSize"] for k in api.get(f"zones/{ZONE}/diskTypes")["items"]}
     assert kinds["hyperdisk-balanced"] == "4GB-65536GB"
     assert api.get(f"zones/{ZONE}/diskTypes/pd-ssd")["name"] == "pd-ssd"
@@ -170,9 +177,24 @@ def test_what_is_there_without_our_doing_can_be_read(api: Rest) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "cpus"), [("n2-custom-4-16384", 4), ("custom-1-1024", 1), ("e2-custom-small-2048", 2)]
+)
+def test_a_custom_machine_type_is_there_when_it_is_asked_for_and_in_no_list(api: Rest, name: str, cpus: int) -> None:
+    assert api.get(f"zones/{ZONE}/machineTypes/{name}")["guestCpus"] == cpus
+    assert not api.get(f"zones/{ZONE}/machineTypes", filter=f"name={name}").get("items")
+    found = api.get("aggregated/machineTypes", filter=f"name={name}")["items"]
+    assert not any("machineTypes" in part for part in found.values())
+
+
+@pytest.mark.parametrize(
     "path",
     [
         f"zones/{ZONE}/machineTypes/m0",
+        f"zones/{ZONE}/machineTypes/n2-custom-3-4096",
+        f"zones/{ZONE}/machineTypes/n2-custom-4-1000",
+        f"zones/{ZONE}/machineTypes/c3-custom-4-4096",
+        f"zones/{ZONE}/acceleratorTypes/gpu",
+        f"zones/{OTHER_ZONE}/acceleratorTypes/nvidia-tesla-p4",
         f"zones/{ZONE}/diskTypes/pd-x",
         "global/images/x",
         "global/images/family/x",

@@ -53,6 +53,13 @@ def test_a_google_connection_gives_the_gcp_backend(monkeypatch: pytest.MonkeyPat
     assert get_owner(conn_id, backend) == "team-a"
 
 
+def test_a_connection_can_name_an_ai_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, "gcp_test", zone="us-central1-ai1a")
+    backend = get_backend("gcp_test")
+    assert isinstance(backend, GcpBackend)
+    assert (backend.session.zone, backend.session.region) == ("us-central1-ai1a", "us-central1")
+
+
 def test_the_event_loop_neither_imports_nor_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both take long, and nothing else moves in the triggerer meanwhile; nor may a connection be read there."""
     connect(monkeypatch)
@@ -126,6 +133,7 @@ def test_services_are_at_googles_unless_the_connection_says_where() -> None:
         ({"poll_interval": "often"}, "poll_interval of .*: found 'often'; expected a number"),
         ({"zone": "Frankfurt"}, "zone of .*'Frankfurt'; expected a zone as in 'us-central1-a'"),
         ({"region": "europe-west3-a"}, "region of .*expected a region as in 'us-central1'"),
+        ({"zone": "us-central1-ai1"}, "expected a zone as in"),
         ({"zone": "us-east1-b", "region": "us-central1"}, "'us-east1-b' does not lie in its region 'us-central1'"),
         ({"endpoint_url": "localhost:1"}, "endpoint_url of .*expected http"),
         ({"endpoint_ur": "http://localhost"}, "'endpoint_ur'; did you mean 'endpoint_url'"),

@@ -48,6 +48,7 @@ def test_filters_hold_their_parts_together() -> None:
         ("POST", "zones/us-central1-a/disks/d/setLabels", "changes in us-central1", "disks.setLabels"),
         ("GET", "zones/us-central1-a/disks/d", "reads in us-central1", "disks.get"),
         ("GET", "zones/europe-west12-a/instances/i/serialPort", "reads in europe-west12", "instances.serialPort"),
+        ("GET", "zones/us-central1-ai1a/disks/d", "reads in us-central1", "disks.get"),
         ("GET", "aggregated/disks", "lists in global", "disks.aggregatedList"),
         ("GET", "zones", "lists in global", "zones.list"),
         ("GET", "regions/us-central1", "reads in us-central1", "regions.get"),

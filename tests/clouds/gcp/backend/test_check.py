@@ -87,7 +87,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"volume_template": {"reclaim": "snapshot"}}, "reclaim='snapshot'.*'retain'"),
     ({"volume_template": {"image": "nothing"}}, "there is no projects/rankvol-test/global/images/nothing"),
-    ({"volume_template": {"snapshot": "nothing"}}, "there is no projects/rankvol-test/global/snapshots/nothing"),
+    (
+        {"volume_template": {"snapshot": "nothing"}},
+        "no projects/rankvol-test/global/snapshots/nothing.*compute snapshots list.*projects/PROJECT/global/snapshots",
+    ),
+    ({"volume_template": {"snapshot": "Nothing"}}, "snapshot: 'Nothing' was found; expected.*Did you mean 'nothing'"),
+    ({"volume_template": {"image": 'no"'}}, "image: 'no\"' was found; expected a name"),
+    ({"volume_template": {"image": "foo/bar"}}, "image: 'foo/bar' was found; .* projects/PROJECT/global/images/NAME"),
+    (
+        {"volume_template": {"snapshot": "projects/p/global/images/x"}},
+        "expected a name, such as 'dataset-1', or projects/PROJECT/global/snapshots/NAME",
+    ),
+    (
+        {"node": {"image": "foo/bar"}},
+        r"node\.image: 'foo/bar' was found; expected a name, such as 'debian-13', or proj",
+    ),
+    ({"node": {"subnets": "subnets/x"}}, r"node\.subnets: 'subnets/x' was found; .*/regions/REGION/subnetworks/NAME"),
+    (
+        {"node": {"network": "networks/x"}},
+        r"node\.network: 'networks/x' was found; .* projects/PROJECT/global/networks/",
+    ),
+    ({"node": {"image": 'no"'}}, r"node\.image: 'no\"' was found; expected a name.*debian-13"),
     ({"volume_template": {"snapshot": "a-snapshot"}}, "a-snapshot needs at least 20 GiB"),
     ({"volume_template": {"kms_key": "key"}}, "expected projects/PROJECT/locations"),
     ({"volume_template": {"tags": {"Team": "x"}}}, "tag 'Team'.*lower-case"),
@@ -95,7 +115,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"volume_template": {"tags": {f"t{n}": "x" for n in range(40)}}}, "40 tags; of the 64 labels"),
     ({"volumes": "Data_${NODE_RANK}:/data", "volume_template": {"scope": "global"}}, "Data_0: a disk's name"),
     ({"node": {"zones": "us-central1-x"}}, "'us-central1-x' is no zone.*us-central1-a"),
-    ({"node": {"machine_type": "m7i.large"}}, "there is no 'm7i.large'"),
+    ({"node": {"machine_type": "m7i.large"}}, "machine_type: 'm7i.large' was found; expected .*'n2-standard-4'"),
+    ({"node": {"machine_type": 'n2"x'}}, "machine_type: 'n2\"x' was found; expected a name of lower-case letters"),
+    ({"node": {"machine_type": "N2-Standard-2"}}, "'N2-Standard-2' was found.*Did you mean 'n2-standard-2'"),
+    (
+        {"node": {"machine_type": f"zones/{ZONE}/machineTypes/n2-standard-2"}},
+        "was found; expected a name.*Did you mean 'n2-standard-2'",
+    ),
+    (
+        {"node": {"machine_type": "n2-standart-2"}},
+        rf"machine_type: there is no 'n2-standart-2' in any zone\. Did you mean 'n2-standard-2' or .*--zones={ZONE}`",
+    ),
+    ({"node": {"machine_type": "qqqqqqqqqqq"}}, "no 'qqqqqqqqqqq' in any zone. See `gcloud compute machine-types list"),
+    (
+        {"node": {"machine_type": "n2-custom-3-4096"}},
+        rf"node\.machine_type: zone {ZONE} has no 'n2-custom-3-4096'.*CPUS-MIB, as n2-custom-4-16384",
+    ),
     (
         {"node": {"machine_type": "h3-standard-88", "zones": OTHER_ZONE}},
         "not offered in zone us-central1-b.*-a",
@@ -126,6 +161,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"node": {"gpus_per_node": 4, "machine_type": "a2-highgpu-1g"}}, "a2-highgpu-1g has 1"),
     (
+        {"node": {**T4, "accelerator": "nvidia-t4", "machine_type": "n1-standard-4"}},
+        rf"node\.accelerator: there is no 'nvidia-t4' in any zone; zone {ZONE} has nvidia-tesla-p4, nvidia-tesla-t4",
+    ),
+    (
+        {"node": {**T4, "accelerator": "nvidia-tesla-p4", "machine_type": "n1-standard-4", "zones": OTHER_ZONE}},
+        rf"no nvidia-tesla-p4 in zone {OTHER_ZONE}\. Set node\.zones to some of {ZONE}, us-central1-c",
+    ),
+    (
+        {"node": {**T4, "accelerator": "nvidia-t4", "machine_type": "g2-standard-4, n1-standard-4"}},
+        r"node\.accelerator: there is no 'nvidia-t4'",
+    ),
+    ({"node": {**T4, "accelerator": 'T4"'}}, r"node\.accelerator: 'T4\"' was found; expected.*nvidia-tesla-t4"),
+    (
+        {"node": {**T4, "gpus_per_node": 3, "machine_type": "n1-standard-4"}},
+        r"node\.gpus_per_node: 3; n1-standard-4 takes 1, 2, 4 of nvidia-tesla-t4\. Choose one",
+    ),
+    (
         {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(20)], "node": {"machine_type": "e2-small"}},
         "e2-small takes 15 disks.*each rank has 20",
     ),
@@ -152,6 +204,28 @@ def test_accelerators_are_for_machines_that_take_some_and_those_that_have_their_
     for number, name in enumerate(types.split(", ")):
         node = lab.node(lab.volume(number, type="pd-ssd"), rank=number, machine_type=name, **T4)
         assert lab.seen_node(node).state is NodeState.RUNNING
+
+
+@pytest.mark.parametrize("name", ["n2-custom-4-16384", "custom-4-16384", "e2-custom-medium-4096"])
+@pytest.mark.parametrize("zone", [ZONE, ""])
+def test_a_custom_machine_type_is_asked_for_by_itself(lab: Lab, name: str, zone: str) -> None:
+    """No list has it; for a job without a place all zones of the region are asked."""
+    backend = lab_on(lab.double, zone=zone, region="us-central1").backend
+    job = plan(node={"machine_type": f"{name}, n2-standard-2"}, gather=["true"])
+    backend.check(job)
+    assert backend.max_volumes(job.job.node) == (15 if "medium" in name else 127)
+    node = lab.node(lab.volume(), machine_type=name)
+    assert lab.seen_node(node).state is NodeState.RUNNING
+
+
+def test_what_cannot_be_a_name_is_asked_for_by_nobody(lab: Lab) -> None:
+    job = plan(node={"machine_type": 'n2"x'})
+    somewhere = lab_on(lab.double, zone="", region="us-central1").backend
+    for ask in (lab.backend.check, somewhere.choose_zone, lambda job: lab.backend.max_volumes(job.job.node)):
+        with pytest.raises(ConfigError, match="was found"):
+            ask(job)
+    asked = [call for call in lab.double.calls() if "machineTypes" in call["action"]]
+    assert asked == []
 
 
 def test_a_name_that_two_zones_have_is_refused(lab: Lab) -> None:
@@ -278,6 +352,14 @@ def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytes
     with caplog.at_level(logging.WARNING):
         lab.backend.check(plan(node={"instance_profile": "p", "security_groups": "sg-1"}))
     assert "node.instance_profile, node.security_groups" in caplog.text
+
+
+def test_a_network_beside_subnets_is_ignored_with_a_word(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lab.backend.check(plan(node={"subnets": "nodes"}))
+        assert "is ignored" not in caplog.text
+        lab.backend.check(plan(node={"subnets": "nodes", "network": "default"}))
+    assert "node.network is ignored, because node.subnets is set" in caplog.text
 
 
 def test_a_family_that_is_not_known_is_let_through_with_a_word(

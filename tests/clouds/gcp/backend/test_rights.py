@@ -56,6 +56,8 @@ def whole_life(lab: Lab) -> None:
     for source in ({"snapshot": "a-snapshot"}, {"image": "own-image"}):
         lab.backend.check(lab.rig(1, volume_template={"size": "20GB", **source}).plan)
         lab.volume(6, size="20GB", name=f"of-{next(iter(source))}-{lab.key}", **source)
+    cards = {"machine_type": "n1-standard-4", "accelerator": "nvidia-tesla-t4", "gpus_per_node": 1}
+    lab.backend.check(lab.rig(1, node=NodeTemplate.model_validate(cards)).plan)
     attach_late(lab)
     lab.backend.max_volumes(NodeTemplate(machine_type="n2-standard-2"))
     lab.see()
@@ -113,6 +115,18 @@ JOBS: list[tuple[dict[str, Any], set[str]]] = [
         {"compute.images.get", "compute.images.useReadOnly"},
     ),
     ({"gather": ["true"]}, {"compute.machineTypes.get"}),
+    ({"node": {"machine_type": "n2-custom-4-16384"}}, {"compute.machineTypes.get"}),
+    (
+        {"node": {"machine_type": "n1-standard-4", "accelerator": "nvidia-tesla-t4", "gpus_per_node": 1}},
+        {"compute.acceleratorTypes.list"},
+    ),
+    (
+        {
+            "node": {"machine_type": "g2-standard-4", "accelerator": "nvidia-tesla-t4", "gpus_per_node": 1},
+            "volume_template": {"type": "pd-ssd"},
+        },
+        set(),
+    ),
 ]
 
 
