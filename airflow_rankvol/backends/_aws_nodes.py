@@ -15,6 +15,7 @@ from airflow_rankvol.backends._aws_places import Places
 from airflow_rankvol.backends._aws_run_command import RunCommand
 from airflow_rankvol.backends._aws_view import (
     GOING,
+    GONE,
     REPORT_TAG,
     ended_by_itself,
     filters,
@@ -135,13 +136,13 @@ class Nodes:
         return shown or log_of(self.console(node_id))
 
     def views(self, found: Iterable[Raw], volumes: Iterable[Volume]) -> tuple[Node, ...]:
-        """Return described instances as nodes: without those that this process has deleted and that hold nothing."""
+        """Return described instances as nodes: without those that this process has deleted and that have let go."""
         attached = Counter(volume.attached_to for volume in volumes if volume.state is VolumeState.ATTACHED)
         holding = {volume.attached_to for volume in volumes}
         nodes = []
         for raw in found:
             deleted = self.memory.was_deleted(raw["InstanceId"])
-            if deleted and raw["InstanceId"] not in holding:
+            if deleted and instance_state(raw) == GONE and raw["InstanceId"] not in holding:
                 continue
             nodes.append(self._view(_ended(raw) if deleted else raw, attached[raw["InstanceId"]]))
         return tuple(nodes)

@@ -46,6 +46,8 @@ _NODE_STATES = {
 }
 #: States in which a node costs nothing and ends by itself.
 GOING = frozenset({"shutting-down", "terminated"})
+#: Only this says that a node has let go of its volumes: of one that ends, what it was given last may not be shown yet.
+GONE = "terminated"
 #: How a node of ours ends when all is well: its bootstrap shuts it down.
 SHUT_DOWN = "Client.InstanceInitiatedShutdown"
 
@@ -175,7 +177,7 @@ def node_of(raw: Mapping[str, Any], *, attached: int = 0, released: bool = False
         reason=reason_of(raw) if ended else "",
         step=step_of(raw) if ended else "",
         error=refusal.error if refusal else None,
-        gone=instance_state(raw) in GOING,
+        gone=instance_state(raw) == GONE,
     )
 
 

@@ -87,6 +87,12 @@ def test_a_claim_of_a_volume_that_is_gone_or_on_its_way_is_a_conflict(lab: Lab) 
     volume = lab.volume()
     until(lambda: lab.see().volume(volume.id) is not None, "it is never listed")
     lab.backend.delete_volume(volume.id, lab.guard)
+
+    def goes() -> bool:
+        seen = lab.see().volume(volume.id)
+        return seen is None or seen.state is VolumeState.DELETING
+
+    until(goes, "its deletion never shows")
     with pytest.raises(VolumeConflict, match="gone, or being deleted"):
         lab.backend.tag_volumes([volume.id], {"rankvol:used_by": lab.key}, held_by="")
 

@@ -259,31 +259,6 @@ def test_a_dry_run_looks_at_the_parameters_and_launches_nothing(double: Any, sta
     assert double.state()["instances"] == {}
 
 
-def test_the_console_is_the_newest_64_kib_and_outlives_the_instance(
-    ec2: Any, double: Any, make_instance: Make, refuses: Any
-) -> None:
-    instance_id = make_instance(InstanceInitiatedShutdownBehavior="terminate")
-    assert "Output" not in ec2.get_console_output(InstanceId=instance_id, Latest=True)
-    text = "".join(f"line {n}\n" for n in range(10_000))
-    double("power_off", instance=instance_id, console=text)
-    double.advance(1800)
-    assert ec2.get_console_output(InstanceId=instance_id, Latest=True)["Output"] == text[-65_536:]
-    double.advance(1900)
-    with refuses("InvalidInstanceID.NotFound"):
-        ec2.get_console_output(InstanceId=instance_id, Latest=True)
-
-
-def test_the_console_of_a_running_instance_is_read_with_latest_on_nitro_types(
-    ec2: Any, double: Any, make_instance: Make, refuses: Any
-) -> None:
-    double("end_nodes", after_s=3600, console="never")
-    instance_id = make_instance()
-    double("lose_console", instance=instance_id)
-    assert "Output" not in ec2.get_console_output(InstanceId=instance_id, Latest=True)
-    with refuses("UnsupportedOperation"):
-        ec2.get_console_output(InstanceId=make_instance(InstanceType="m4.large"), Latest=True)
-
-
 def test_nodes_can_end_at_once_by_a_script(ec2: Any, double: Any, make_instance: Make) -> None:
     double("end_nodes", after_s=0.1, script="tests.clouds.aws.test_instances:report")
     instance_id = make_instance(InstanceInitiatedShutdownBehavior="terminate", UserData="do it")

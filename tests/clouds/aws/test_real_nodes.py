@@ -215,7 +215,7 @@ def test_a_lifetime_cap_ends_an_instance(ec2: Any, double: Double, launch: Launc
 
 def test_a_node_that_never_boots_runs_and_says_nothing(ec2: Any, double: Double, launch: Launch) -> None:
     double("never_boot")
-    double.settings(status_check_s=0.0)
+    double.settings(status_check_s=0.0, visible_s=0.0)
     instance_id = launch("echo hello; poweroff")
     assert console(ec2, instance_id) == ""
     [status] = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]

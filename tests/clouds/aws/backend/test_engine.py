@@ -11,6 +11,7 @@ from airflow_rankvol.records import Node, Observation
 from airflow_rankvol.spec.templates import NodeTemplate
 from tests.clouds.aws.backend.kit import ZONE, Lab, console_of, report
 from tests.clouds.common.engine import EngineTests, collect, left
+from tests.unit.engine.engine_kit import Rig
 
 SUCCEED = "tests.clouds.aws.backend.kit:succeed"
 
@@ -121,6 +122,26 @@ def test_slow_listings_change_nothing(lab: Lab) -> None:
     rig.teardown()
     assert left(lab) == Observation()
     assert (lab.count("CreateVolume"), lab.count("RunInstances")) == (2, 2)
+
+
+def test_slow_listings_change_nothing_for_processes_that_know_nothing_of_each_other(lab: Lab) -> None:
+    """States and attachments, too, are shown as they were twenty seconds ago, while things take their time."""
+    lab.double.settings(visible_s=20.0, create_volume_s=2.0, launch_s=15.0, attach_s=2.0, shut_down_s=90.0)
+    lab.double("end_nodes", script=SUCCEED, after_s=200.0)
+    rig = lab.rig(2)
+
+    def elsewhere() -> Rig:
+        rig.backend = cast("Any", lab.process())
+        return rig
+
+    elsewhere().create()
+    works = [elsewhere().start(rank) for rank in range(2)]
+    assert [outcome.error for outcome in elsewhere().until_end(*works)] == [None, None]
+    collect(elsewhere())
+    assert len(elsewhere().teardown().deleted) == 2
+    assert lab.double.state()["volumes"] == {}
+    attached = [call["code"] for call in lab.double.calls("AttachVolume")]
+    assert (lab.count("CreateVolume"), lab.count("RunInstances"), attached) == (2, 2, ["", ""])
 
 
 def test_a_rank_that_is_launched_is_there_for_the_triggerer(lab: Lab) -> None:

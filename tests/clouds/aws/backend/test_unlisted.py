@@ -12,7 +12,7 @@ from airflow_rankvol import triggers
 from airflow_rankvol.engine.loop import Watch, run
 from airflow_rankvol.engine.step import advance, stop_own
 from airflow_rankvol.errors import RankFailed, RetryableError
-from airflow_rankvol.records import NodeState
+from airflow_rankvol.records import NodeState, VolumeState
 from airflow_rankvol.triggers import RankTrigger
 from tests.clouds.aws.backend.kit import Lab, succeed
 from tests.unit.engine.engine_kit import Rig
@@ -139,6 +139,25 @@ def test_a_teardown_finds_what_is_unlisted_when_it_begins(lab: Lab) -> None:
     assert (len(report.nodes), len(report.deleted)) == (1, 1)
     lab.settle(300)
     assert (alive(lab), lab.double.state()["volumes"]) == ([], {})
+
+
+@pytest.mark.parametrize("scope", ["run", "dag"])
+def test_a_teardown_waits_for_a_node_that_holds_what_ec2_shows_as_free(lab: Lab, scope: str) -> None:
+    """The node was given its volume a moment before, by another process; whoever comes next may have it at once."""
+    rig = lab.rig(1, volume_template={"scope": scope, "reclaim": "delete_always" if scope == "run" else "retain"})
+    rig.create()
+    work = rig.begin(0)
+    assert rig.launch(work) is None
+    lab.double.settings(visible_s=8.0, shut_down_s=90.0)
+    lab.settle(8)
+    while not lab.count("AttachVolume"):
+        assert rig.step(work) is None
+        lab.settle(1)
+    rig.backend = cast("Any", lab.process())
+    assert [volume.state for volume in rig.observe().volumes] == [VolumeState.AVAILABLE]
+    assert len(rig.teardown().nodes) == 1
+    left = [volume["State"] for volume in lab.double.state()["volumes"].values()]
+    assert (left, lab.count("DeleteVolume")) == (([], 1) if scope == "run" else (["available"], 0))
 
 
 @pytest.mark.parametrize("at_once", [False, True])
