@@ -3,7 +3,7 @@
 # rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX. The last line is rv_main.
 # Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep, and curl for staged files; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
-RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
+RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_MISSING='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
 : "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
 RV_WORK=${RV_WORK:-$RV_HOME/work} RV_RESULT=$RV_HOME/result.json
@@ -255,11 +255,22 @@ rv_mount_rank() {
   return 0
 }
 
+# Lists the ranks whose bits are set in RV_LEFT_OUT.
+rv_left_out() {
+  local rank digit text=''
+  for ((rank = 0; rank < 4 * ${#RV_LEFT_OUT}; rank++)); do
+    digit=${RV_LEFT_OUT:${#RV_LEFT_OUT}-1-rank/4:1}
+    (((16#$digit >> rank % 4) & 1)) && text+=${text:+,}$rank
+  done
+  printf %s "$text"
+}
+
 # Mounts the volumes of every rank that succeeded, read-only. Each must have its completion record on its first volume:
 # one that lost it, or that cannot be read, is never passed over, or a part would be taken for the whole.
 rv_mount_ranks() {
   local i rank code last='' lost='' kept=0
   mkdir -p "$RV_RANKS"
+  RV_MISSING=$(rv_left_out)
   for i in "${!RV_IDS[@]}"; do
     rank=${RV_OF[i]}
     if [ "$rank" = "$last" ]; then

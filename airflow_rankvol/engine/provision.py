@@ -18,8 +18,6 @@ from airflow_rankvol.spec.templates import Scope
 
 # EBS volumes are available within seconds; one that is not by then never will be.
 AVAILABLE_TIMEOUT_S = 120.0
-#: What no look has shown for so long after its creation is gone, in seconds: nobody's listings lag behind that much.
-VANISHED_S = 60.0
 #: About how long a new EBS volume takes until it is available, in seconds. A look before that would be in vain, and a
 #: backend takes two in a poll interval, one of which found out what exists.
 NEW_S = 3.0
@@ -57,8 +55,8 @@ def provision(
         creation.run()
         slots = [replace(_slot(slot, found), handout=handout) for slot in plan.slots]
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
-        wanted = {found[volume.name][0].id: volume for volume in plan.volumes()}
-        _verify_available(backend, group, wanted, ids, NEW_S if _is_any_new(found) else 0.0)
+        made = {found[volume.name][0].id: volume for volume in plan.volumes() if volume.name in new}
+        _verify_available(backend, group, made, ids, NEW_S if _is_any_new(found) else 0.0)
         # Another run may have been quicker.
         check_claims(backend, group, [volume for volume, _ in found.values()], lives)
         claim(backend, group, found, ids)
@@ -220,40 +218,45 @@ def _is_any_new(found: Mapping[str, tuple[Volume, bool]]) -> bool:
 
 
 def _verify_available(
-    backend: Backend, group: Group, wanted: Mapping[str, PlannedVolume], ids: Sequence[str], first_s: float
+    backend: Backend, group: Group, made: Mapping[str, PlannedVolume], ids: Sequence[str], first_s: float
 ) -> None:
     """Wait until volumes are available.
 
     Args:
-        wanted: what was asked for, by the id that it has got.
+        made: those that this call has made, by id.
     """
-    begun = backend.clock.now()
 
-    def waiting() -> list[str]:
+    def waiting() -> dict[str, Volume | None]:
         observation = patiently(backend, backend.observe, group)
         seen = {volume.id: volume for volume in observation.volumes if volume.id in ids}
-        broken = [volume_id for volume_id, volume in seen.items() if volume.state is VolumeState.ERROR]
-        if broken:
-            raise _not_made(backend, wanted, broken, "the volume went into an error state while it was created")
-        lost = [volume_id for volume_id in ids if volume_id not in seen]
-        if lost and backend.clock.now() - begun >= timedelta(seconds=VANISHED_S):
-            raise _not_made(backend, wanted, lost, "the cloud accepted its creation, and it is gone again")
-        return [i for i in ids if i not in seen or seen[i].state is VolumeState.CREATING]
+        for volume in seen.values():
+            if volume.state is VolumeState.ERROR:
+                raise BackendError(
+                    "the volume went into an error state while it was created",
+                    backend=backend.name,
+                    verb="create_volume",
+                    resource=volume.label,
+                )
+        return {i: seen.get(i) for i in ids if i not in seen or seen[i].state is VolumeState.CREATING}
 
     if ids and not wait_until(backend, lambda: not waiting(), timeout_s=AVAILABLE_TIMEOUT_S, first_s=first_s):
+        late = waiting()
+        vanished = [volume_id for volume_id, seen in late.items() if seen is None and volume_id in made]
+        if vanished:
+            raise _vanished(backend, made, vanished)
         raise NotReady(
-            f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(waiting())}",
+            f"not available after {AVAILABLE_TIMEOUT_S:.0f} s: {', '.join(late)}",
             backend=backend.name,
             verb="create_volume",
         )
 
 
-def _not_made(backend: Backend, wanted: Mapping[str, PlannedVolume], ids: Sequence[str], what: str) -> BackendError:
-    """Return the error of volumes whose creation failed after it was accepted.
+def _vanished(backend: Backend, made: Mapping[str, PlannedVolume], ids: Sequence[str]) -> BackendError:
+    """Return the error of volumes whose creation was accepted, and that no look has shown to the end.
 
     EBS looks at the key then, gives no reason, and drops the volume: API CreateVolume, ``KmsKeyId``.
     """
-    key = wanted[ids[0]].template.kms_key
+    key = made[ids[0]].template.kms_key
     if key:
         step = (
             f"That happens where the key cannot be used: expected kms_key {key!r} to be an enabled, symmetric key in "
@@ -266,6 +269,7 @@ def _not_made(backend: Backend, wanted: Mapping[str, PlannedVolume], ids: Sequen
             "identity may not use that. Look at both; a retry makes it anew"
         )
     more = f" (and {len(ids) - 1} more)" if len(ids) > 1 else ""
-    resource = f"volume {wanted[ids[0]].name} ({ids[0]}){more}"
+    resource = f"volume {made[ids[0]].name} ({ids[0]}){more}"
     kind = FinalError if key else BackendError
-    return kind(f"{what}. {step}", backend=backend.name, verb="create_volume", resource=resource)
+    text = f"the cloud accepted its creation, and it is gone again. {step}"
+    return kind(text, backend=backend.name, verb="create_volume", resource=resource)

@@ -32,10 +32,11 @@ class _Pretence:
     """Stages nothing, but remembers what was to be; its URLs are as long as real ones, its scripts a little longer."""
 
     stager: Stager
+    slack: int
     wanted: dict[str, bytes] = field(default_factory=dict)
 
     def check_script(self, script: str) -> None:
-        self.stager.check_script(f"{script}# {_noise('slack', _SLACK_CHARACTERS)}\n")
+        self.stager.check_script(f"{script}# {_noise('slack', self.slack)}\n")
 
     def stage(self, place: str, key: str, content: bytes, expires_s: float) -> str:  # noqa: ARG002 - of the protocol
         self.wanted[key] = content
@@ -51,7 +52,9 @@ def check_scripts(backend: Backend, plan: Plan, files: Mapping[str, bytes]) -> d
     """
     if backend.stager is None:
         return {}
-    pretence = _Pretence(backend.stager)
+    # Which ranks gather will leave out nobody knows yet: a bit for each.
+    left_out = plan.job.nodes // 4 if plan.job.allow_missing else 0
+    pretence = _Pretence(backend.stager, _SLACK_CHARACTERS + left_out)
     slots = tuple(_slot(slot, backend.platform) for slot in plan.slots)
     launcher = Launcher(plan.job, files, slots, backend.platform, stager=pretence)
     for work in _works(backend, plan, slots):
@@ -79,7 +82,7 @@ def stage(backend: Backend, plan: Plan, wanted: Mapping[str, bytes]) -> None:
 
 
 def _works(backend: Backend, plan: Plan, slots: tuple[Slot, ...]) -> list[Work]:
-    """Return the work of the last rank, whose numbers are the longest, and of the gather node with most volumes."""
+    """Return the work of the last rank, whose numbers are the longest, and of the last gather node of the largest."""
     job, group, now = plan.job, group_of(plan), backend.clock.now()
     rank = Work.begin(role=Role.RANK, attempt=1, group=group, slots=slots[-1:], template=job.node, now=now)
     if not job.gathers_on_node:
@@ -87,7 +90,7 @@ def _works(backend: Backend, plan: Plan, slots: tuple[Slot, ...]) -> list[Work]:
     template = job.gather_node or job.node
     gather = Work.begin(role=Role.GATHER, attempt=1, group=group, slots=slots, template=template, now=now)
     parts = gather.in_parts(patiently(backend, backend.max_volumes, template))
-    return [rank, max(parts, key=lambda part: len(part.volume_ids))]
+    return [rank, max(parts, key=lambda part: (len(part.volume_ids), part.part))]
 
 
 def _slot(planned: PlannedSlot, platform: str) -> Slot:

@@ -18,7 +18,7 @@ from airflow_rankvol.engine.staging import INLINE_BYTES, key_of, sha256
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import ConfigError, NotReady
 from airflow_rankvol.plan import job_digest
-from airflow_rankvol.records import Observation, Role, Slot, Volume, VolumeState
+from airflow_rankvol.records import Observation, Role, Slot, SlotVolume, Volume, VolumeState
 
 from .engine_kit import Rig, a_rig
 
@@ -67,7 +67,9 @@ def script_of(rig: Rig, files: dict[str, bytes]) -> str:
     return request.script
 
 
-def launched(rig: Rig, slots: tuple[Slot, ...], mine: tuple[Slot, ...], role: Role) -> str:
+def launched(
+    rig: Rig, slots: tuple[Slot, ...], mine: tuple[Slot, ...], role: Role, succeeded: frozenset[int] | None = None
+) -> str:
     """Return the script of a late attempt on volumes with other ids."""
     now = rig.backend.clock.now()
     work = Work.begin(role=role, attempt=123, group=rig.group, slots=mine, template=rig.plan.job.node, now=now)
@@ -76,9 +78,19 @@ def launched(rig: Rig, slots: tuple[Slot, ...], mine: tuple[Slot, ...], role: Ro
         for slot in slots
         for v in slot.volumes
     )
-    launcher = Launcher(rig.plan.job, {}, slots, rig.backend.platform)
+    launcher = Launcher(rig.plan.job, {}, slots, rig.backend.platform, succeeded=succeeded)
     (request,) = launcher.requests(work, Observation(volumes=volumes))
     return request.script
+
+
+def renamed(rig: Rig, platform: str, numbers: random.Random) -> tuple[Slot, ...]:
+    """Return a rig's slots with ids such as a cloud gives out."""
+    zone = "" if platform == "ec2" else numbers.choice(["us-west1-a", "northamerica-northeast1-a"])
+
+    def named(volume: SlotVolume) -> SlotVolume:
+        return replace(volume, id=f"{zone}/{volume.name}" if zone else f"vol-{numbers.getrandbits(68):017x}")
+
+    return tuple(replace(slot, volumes=tuple(map(named, slot.volumes))) for slot in rig.slots)
 
 
 def compressed(script: str) -> int:
@@ -182,17 +194,29 @@ class TestRehearsal:
         rig.create()
         numbers = random.Random(nodes)
         for _ in range(15):
-            ids = iter([f"vol-{numbers.getrandbits(68):017x}" for _ in range(nodes)])
-            zone = "" if platform == "ec2" else numbers.choice(["us-west1-a", "northamerica-northeast1-a"])
-            slots = tuple(
-                replace(
-                    slot, volumes=tuple(replace(v, id=f"{zone}/{v.name}" if zone else next(ids)) for v in slot.volumes)
-                )
-                for slot in rig.slots
-            )
+            slots = renamed(rig, platform, numbers)
             one = numbers.randrange(nodes)
             assert size_of(launched(rig, slots, slots[one : one + 1], Role.RANK)) <= rank
             assert size_of(launched(rig, slots, slots, Role.GATHER)) <= gather
+
+    @pytest.mark.parametrize(("platform", "size_of"), [("ec2", compressed), ("gce", len)])
+    @pytest.mark.parametrize("nodes", [30, 128, 1024])
+    def test_nor_does_a_part_of_gather_whichever_ranks_are_left_out(
+        self, monkeypatch: pytest.MonkeyPatch, platform: str, size_of: Callable[[str], int], nodes: int
+    ) -> None:
+        """Only plan can say so: when gather comes, the ranks have computed."""
+        rig, stager = a_cloud(nodes, staging=None, files={}, allow_missing=True)
+        rig.backend.platform = platform
+        monkeypatch.setattr(rig.backend, "max_volumes", lambda _template: 26)
+        check_scripts(rig.backend, rig.plan, {})
+        _, gather = map(size_of, stager.scripts)
+        rig.create()
+        numbers = random.Random(nodes)
+        for there in (26, nodes * 2 // 3, nodes - 1) * 3:
+            slots = renamed(rig, platform, numbers)
+            read = sorted(numbers.sample(range(nodes), there))
+            mine = tuple(slots[rank] for rank in read[-26:])
+            assert size_of(launched(rig, slots, mine, Role.GATHER, succeeded=frozenset(read))) <= gather
 
     def test_the_pretended_script_is_no_shorter_than_the_real_one(self) -> None:
         rig, stager = a_cloud(1, gather=[])

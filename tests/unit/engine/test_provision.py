@@ -162,6 +162,24 @@ def test_a_volume_that_vanishes_while_it_is_created_says_why_it_may_have(
     assert backend.is_empty
 
 
+def test_a_volume_of_before_that_goes_meanwhile_says_nothing_of_the_key() -> None:
+    """Its creation was long over: the next try makes it anew."""
+    backend = FakeBackend(timings=Timings(create_s=30))
+    template = {"scope": "dag", "kms_key": "alias/k"}
+    a_rig(1, backend=backend, volume_template=template).teardown()
+    rig = Rig(backend, a_plan(2, run="run-2", volume_template=template))
+    old = next(iter(backend._world.disks))
+
+    def go(_seconds: float) -> None:
+        if len(backend._world.disks) == 2:
+            del backend._world.disks[old]
+
+    backend.clock.on_sleep = go  # type: ignore[attr-defined]
+    with pytest.raises(NotReady, match=f"not available after 120 s: {old}$"):
+        rig.create()
+    assert backend.is_empty
+
+
 def test_a_volume_that_is_not_available_in_time_is_named_and_all_go() -> None:
     backend = FakeBackend(timings=Timings(create_s=1000))
     rig = a_rig(2, backend=backend, created=False)
