@@ -105,7 +105,8 @@ class GroupObserver:
         if times > 1:
             await asyncio.sleep(self._pause_s(times - 1))
         # A connection that says the same may give the same backend again, so that this alone does not tell.
-        if self._backend is refused and self._renewed_at <= self._last:
+        under_way = self._renewal and not self._renewal.done()
+        if self._backend is refused and self._renewed_at <= self._last and not under_way:
             self._renewed_at = asyncio.get_running_loop().time()
             self._renewal = asyncio.ensure_future(self._open_again())
         if self._renewal:

@@ -30,6 +30,8 @@ from airflow_rankvol.records import Role, Slot
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_rankvol.plan import Plan
+
 __all__ = [
     "MAP_INDEX_TEMPLATE",
     "CreateRankVolumes",
@@ -242,11 +244,17 @@ class DeleteRankVolumes(RankJobOperator):
         except ConfigError as exc:
             self.log.warning("The job is invalid (%s); removing what exists by its tags", exc)
             plan, group = None, volumes.group
+        slots: list[Slot] | None = None
         try:
-            collected, slots = self._collected(context), self._slots(context)
+            slots = self._slots(context, plan)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the nodes are ended first
-            self.log.warning("Could not ask what gather has collected, and what was adopted: %s", exc)
-            collected, slots, self._problem = [], None, exc
+            self.log.warning("Could not ask which volumes were adopted: %s", exc)
+            self._problem = exc
+        try:
+            collected = self._collected(context)
+        except Exception as exc:  # noqa: BLE001 - likewise
+            self.log.warning("Could not ask what gather has collected: %s", exc)
+            collected, self._problem = [], exc
         problem = self._problem
         report = teardown(volumes.backend, group, plan, collected=collected, slots=slots, sure=problem is None)
         self.log.info("Deleted volumes: %s", ", ".join(report.deleted) or "none")
@@ -263,9 +271,10 @@ class DeleteRankVolumes(RankJobOperator):
             return None
         return list(resolved(self.collected, context) or ())
 
-    def _slots(self, context: Context) -> list[Slot] | None:
-        """Return what was created: nothing when create_volumes did not end, None when nobody told where to look."""
-        if self.slots is None:
+    def _slots(self, context: Context, plan: Plan | None) -> list[Slot] | None:
+        """Return what was created: nothing when create_volumes did not end, None where nobody told or needs it."""
+        needed = plan is not None and any(volume.template.delete_adopted for volume in plan.volumes())
+        if self.slots is None or not needed:
             return None
         return [Slot.from_dict(raw) for raw in resolved(self.slots, context) or ()]
 

@@ -182,8 +182,6 @@ def _still_goes(backend: Backend, finding: Finding, run_state_of: RunStateOf | N
 def _lives(finding: Finding, run_state_of: RunStateOf | None) -> bool:
     tags = finding.tags
     runs = {(tags.dag, tags.run), *([(tags.used_dag, tags.used_run)] if tags.used_run else [])}
-    if not tags.user_is_known:
-        return True
     return run_state_of is not None and any(run_state_of(*run) is RunState.LIVE for run in runs)
 
 

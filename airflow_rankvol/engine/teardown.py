@@ -290,5 +290,10 @@ def _not_the_adopted(volume: Volume, slots: Sequence[Slot] | None) -> str:
         return ""
     if not adopted:
         return "it has the name, but this run has not adopted it"
+    if not adopted[0].created_at:
+        return (
+            f"it has the name, but whether it is the one that this run has adopted ({adopted[0].id}) cannot be told: "
+            "an earlier version did not note when that was made. If it is, delete it by hand"
+        )
     made = f"made at {adopted[0].created_at}; this one was made at {to_iso(volume.created_at)}"
     return f"it has the name, but this run has adopted {adopted[0].id}, {made}"

@@ -238,6 +238,37 @@ def test_of_many_whose_steps_are_refused_the_connection_is_read_for_one(fresh: s
     assert run(two_looks()) == ([2, 2] if fresh == "new credentials" else [2, 3])
 
 
+def test_a_reading_that_hangs_is_not_begun_once_more_beside_it() -> None:
+    old: Any = CountingBackend()
+    opened = 0
+
+    async def hanging() -> list[int]:
+        answer = asyncio.Event()
+
+        async def open_backend() -> Any:
+            nonlocal opened
+            opened += 1
+            if opened == 2:
+                await answer.wait()
+            return old
+
+        observer, readings = GroupObserver(GROUP, open_backend), []
+        waits = []
+        for _ in range(3):
+            await observer.observe()
+            waits.append(asyncio.ensure_future(observer.renew(old)))
+            for _ in range(5):  # as often as it takes to begin
+                await asyncio.sleep(0)
+            readings.append(opened)
+        answer.set()
+        await asyncio.gather(*waits)
+        await observer.observe()
+        await observer.renew(old)
+        return [*readings, opened]
+
+    assert run(hanging()) == [2, 2, 2, 3]
+
+
 def test_who_is_refused_again_and_again_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer and longer, up to a minute, and others' looks come as often as before."""
     turns = Turns()

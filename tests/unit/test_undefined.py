@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -160,25 +161,29 @@ def test_a_teardown_that_cannot_ask_where_it_was_planned_ends_nodes_and_deletes_
     assert sure == [False]
 
 
+@pytest.mark.parametrize("adopting", [True, False])
 def test_a_teardown_that_cannot_ask_what_was_adopted_deletes_none_of_it_and_fails(
-    answers: Any, monkeypatch: pytest.MonkeyPatch
+    answers: Any, monkeypatch: pytest.MonkeyPatch, adopting: bool
 ) -> None:
+    """What gather has collected goes all the same; and a job that deletes nothing adopted does not ask."""
     answers(LOCAL)
-    asked: list[tuple[Any, bool]] = []
+    asked: list[tuple[Any, ...]] = []
 
     def teardown(*_args: Any, **how: Any) -> TeardownReport:
-        asked.append((how["slots"], how["sure"]))
+        asked.append((how["collected"], how["slots"], how["sure"]))
         return TeardownReport((), (), ())
 
     monkeypatch.setattr(operators, "teardown", teardown)
     ti = Mock(dag_id="dag", run_id="run", map_index=-1)
     ti.xcom_pull.side_effect = ConnectionError("the store is down")
     with DAG("dag"):
-        create = CreateRankVolumes(task_id="create_volumes", volume_group="job", **FIELDS)
-        task = DeleteRankVolumes(task_id="delete_volumes", volume_group="job", slots=create.output, **FIELDS)
-    with pytest.raises(ConnectionError, match="the store is down"):
+        fields = {**FIELDS, "volume_template": {"scope": "global", "delete_adopted": adopting}}
+        create = CreateRankVolumes(task_id="create_volumes", volume_group="job", **fields)
+        slots = create.output
+        task = DeleteRankVolumes(task_id="delete_volumes", volume_group="job", slots=slots, collected=[0], **fields)
+    with pytest.raises(ConnectionError, match="the store is down") if adopting else nullcontext():
         task.execute({"ti": ti})
-    assert asked == [(None, False)]
+    assert asked == [([0], None, not adopting)]
 
 
 def test_where_volumes_are_is_stored_before_one_is_made(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:

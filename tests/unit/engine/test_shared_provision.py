@@ -114,7 +114,8 @@ def test_a_volume_whose_user_cannot_be_read_is_in_use(tag: str) -> None:
         provision(backend, second, generation=1, lives=lambda _dag, _run: False)
     named = ReapRules(names=frozenset(backend.volumes))
     found = survey(backend, Selector(owner="me"), lambda _dag, _run: RunState.ENDED, named)
-    assert [(finding.remove, "empty the tags" in finding.reason) for finding in found] == [(False, True)] * 2
+    shown = [(finding.run_state, finding.remove, "empty the tags" in finding.reason) for finding in found]
+    assert shown == [(RunState.LIVE, False, True)] * 2
     backend.tag_volumes(ids, {"rankvol:used_dag": "", "rankvol:used_run": ""})
     assert provision(backend, second, generation=1, lives=lambda _dag, _run: False)
 

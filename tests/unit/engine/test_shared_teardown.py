@@ -11,7 +11,7 @@ from airflow_rankvol.backends.base import Guard
 from airflow_rankvol.engine.teardown import TeardownReport, teardown
 from airflow_rankvol.engine.work import group_of
 from airflow_rankvol.errors import AuthDenied, QuotaExceeded, VolumeConflict
-from airflow_rankvol.records import Volume
+from airflow_rankvol.records import Slot, Volume
 from airflow_rankvol.testing import FakeBackend, SimulatedCrash, hangs
 
 from .engine_kit import Rig, a_plan, a_rig
@@ -74,6 +74,20 @@ def test_what_got_an_adopted_volumes_name_is_not_deleted_in_its_place() -> None:
         assert (report.deleted, kept.id) == ((), other.id)
         assert f"this run has adopted {adopted.id}, made at 20" in kept.reason
     assert rig.observe().volumes == (other,)
+
+
+def test_slots_of_an_earlier_version_delete_nothing_adopted_and_say_so() -> None:
+    """They do not tell when it was made."""
+    rig = an_adopting_rig()
+    old = [
+        Slot.from_dict(
+            {**raw, "volumes": [{k: v for k, v in each.items() if k != "created_at"} for each in raw["volumes"]]}
+        )
+        for raw in (slot.to_dict() for slot in rig.slots)
+    ]
+    report = teardown(rig.backend, rig.group, rig.plan, collected=[0], slots=old)
+    assert report.deleted == ()
+    assert "an earlier version did not note when that was made. If it is, delete it by hand" in report.kept[0].reason
 
 
 def test_what_got_the_name_of_a_volume_that_this_run_has_made_is_not_deleted_in_its_place() -> None:

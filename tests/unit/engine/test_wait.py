@@ -120,6 +120,25 @@ def test_steps_that_are_refused_are_tried_more_and_more_seldom_for_half_an_hour(
     assert phone.asked == backend.count("read_report")
 
 
+def test_one_whose_steps_are_refused_makes_no_other_of_its_task_wait() -> None:
+    """Two parts of a gather: one's report may not be read, the other one ends within minutes."""
+    backend = FakeBackend(attach_at_launch=True, endings={("rank", 1): succeeds(after_s=300)})
+    rig = a_rig(2, backend=backend)
+    first, second = all_launched(rig)
+    begun, pauses = backend.clock.now(), list[tuple[float, float]]()
+
+    def note(seconds: float) -> None:
+        pauses.append(((backend.clock.now() - begun).total_seconds(), seconds))
+
+    backend.clock.on_sleep = note  # type: ignore[attr-defined]
+    backend.faults.fail("read_report", CredentialsRefused, times=math.inf, resource=first.node_name)
+    lost, outcome = until_the_end(rig, first, second)
+    assert isinstance(lost.error, DeadlineExceeded)
+    assert outcome.error is None
+    assert {seconds for at, seconds in pauses if at < 300} == {backend.poll_interval_s}
+    assert max(seconds for _, seconds in pauses) == 60
+
+
 def test_several_nodes_of_a_task_get_their_volumes_side_by_side() -> None:
     """As the parts of a gather do: a node waits for its devices only some minutes, and another may work for hours."""
     backend = FakeBackend(endings={("rank", 0): succeeds(after_s=7200)})
