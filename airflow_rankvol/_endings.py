@@ -82,6 +82,13 @@ def ending_of_parts(outcomes: Sequence[Outcome], succeeded: Collection[int] = ()
     if len(endings) == 1:
         return endings[0]
     failed = next((ending for ending in endings if ending["error"]), None)
+    copied = [outcome.report.copied for outcome in outcomes if outcome.report]
+    if not failed and -1 in copied and max(copied) <= 0:
+        text = (
+            "gather: collect matches no file on any volume, although there are some, so nothing was copied. The "
+            "volumes are kept: mend that, then clear gather"
+        )
+        failed = {**endings[0], "error": text, "error_type": GatherFailed.__name__}
     return {
         **(failed or endings[0]),
         "output": [ending["output"] for ending in endings],

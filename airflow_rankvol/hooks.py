@@ -76,6 +76,7 @@ class RankVolHook(BaseHook):
             )
             backend.check(_smallest_plan(owner, self.rankvol_conn_id))
             works.append("volumes and nodes may be made")
+            works += filter(None, [getattr(backend, "not_tried", "")])
         except Exception as exc:  # noqa: BLE001 - whatever it is, whoever asked reads it
             return False, "; but ".join([*works, str(exc)])
         return True, "; ".join(works)

@@ -72,6 +72,11 @@ def _check_node(places: Places, template: NodeTemplate, where: str, zones: Seque
 def _check_architectures(places: Places, template: NodeTemplate, where: str) -> None:
     """Refuse machine types that do not boot the image: a launch that comes to one would fail for good."""
     for name in places.types_of(template, None):
+        if not places.machine_type(name).nvme:
+            raise ConfigError(
+                f"{where}.machine_type: {name} shows volumes not as NVMe devices, by which nodes find theirs; expected "
+                "a type of the Nitro system. Choose a newer one, such as t3.micro for t2.micro"
+            )
         image, found = places.image(template.image, name), places.machine_type(name).architectures
         if image.architecture not in found:
             raise ConfigError(

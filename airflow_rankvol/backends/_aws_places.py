@@ -38,11 +38,13 @@ class MachineType:
     Args:
         architectures: what images it boots; some types boot 32-bit ones, too.
         attachments: how many volumes it takes besides the disk that it boots from.
+        nvme: whether it shows volumes as NVMe devices, by whose links nodes find theirs.
     """
 
     name: str
     architectures: tuple[str, ...]
     attachments: int
+    nvme: bool
 
     @property
     def architecture(self) -> str:
@@ -129,7 +131,7 @@ class Places:
             ebs = raw.get("EbsInfo", {})
             limit = int(ebs.get("MaximumEbsAttachments") or DEFAULT_ATTACHMENTS)
             # The disk that it boots from is one of them.
-            return MachineType(name, architectures, limit - 1)
+            return MachineType(name, architectures, limit - 1, ebs.get("NvmeSupport") != "unsupported")
 
         return self._once(f"type {name}", ask)
 

@@ -44,6 +44,8 @@ class AwsBackend:
     name = "aws"
     platform = "ec2"
     supports_rendezvous = True
+    #: What a test of the connection says besides: EC2 judges such calls only by the very volume or node.
+    not_tried = "not tried: the rights to tag, attach, read and remove them (docs/aws.md lists all)"
     concurrency = 64
     listing_lag_s = UNSEEN_S
     #: GetConsoleOutput gives the whole console, one instance a call: it is read with the report, when a node has ended.

@@ -3,7 +3,7 @@
 # rv_poweroff and, where a volume may be a directory, rv_mount_dir DIR PATH READ_ONLY INDEX. The last line is rv_main.
 # Needs bash 4.4, coreutils, util-linux, e2fsprogs, gzip and grep, and curl for staged files; neither python nor jq.
 RV_PHASE=setup RV_CODE=125 RV_ERROR='' RV_ATTACHED='' RV_STARTED='' RV_FINISHED='' RV_REUSED=false
-RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_MISSING='' RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
+RV_OUTPUT='' RV_TAIL='' RV_COLLECTED='' RV_MISSING='' RV_COPIED=0 RV_LOG='' RV_RECORD='' RV_WHY='' RV_FS='' RV_GO='' RV_DIRECTORIES='' RV_FORMATTING='rankvol is formatting '
 RV_AT=() RV_MOUNTED=() RV_SECRETS=()
 : "${RV_HOME:=$(mktemp -d)}" "${RV_RANKS:=/ranks}" "${RV_DEVICE_WAIT:=300}" "${RV_PROBE_PAUSE:=0.5}"
 RV_WORK=${RV_WORK:-$RV_HOME/work} RV_RESULT=$RV_HOME/result.json
@@ -54,8 +54,8 @@ rv_json() {
     "$RV_ROLE" "$RV_RANK" "$RV_ATTEMPT" "$RV_PHASE" "$RV_CODE"
   printf '"attached_at":"%s","started_at":"%s","finished_at":"%s","reused":%s,' \
     "$RV_ATTACHED" "$RV_STARTED" "$RV_FINISHED" "$RV_REUSED"
-  printf '"output_b64":"%s","log_tail_b64":"%s","error_b64":"%s","collected":[%s],"missing":[%s]}' \
-    "$RV_OUTPUT" "$RV_TAIL" "$(printf %s "$RV_ERROR" | rv_b64)" "$RV_COLLECTED" "$RV_MISSING"
+  printf '"output_b64":"%s","log_tail_b64":"%s","error_b64":"%s","collected":[%s],"missing":[%s],"copied":%d}' \
+    "$RV_OUTPUT" "$RV_TAIL" "$(printf %s "$RV_ERROR" | rv_b64)" "$RV_COLLECTED" "$RV_MISSING" "$RV_COPIED"
 }
 
 rv_umount() {
@@ -257,12 +257,11 @@ rv_mount_rank() {
 
 # Lists the ranks whose bits are set in RV_LEFT_OUT.
 rv_left_out() {
-  local rank digit text=''
-  for ((rank = 0; rank < 4 * ${#RV_LEFT_OUT}; rank++)); do
-    digit=${RV_LEFT_OUT:${#RV_LEFT_OUT}-1-rank/4:1}
-    (((16#$digit >> rank % 4) & 1)) && text+=${text:+,}$rank
+  local i lost=''
+  for ((i = 0; i < RV_NODES; i++)); do
+    (((16#0${RV_LEFT_OUT:${#RV_LEFT_OUT}-1-i/4:1} >> i % 4) & 1)) && lost=${lost:+$lost,}$i
   done
-  printf %s "$text"
+  printf %s "$lost"
 }
 
 # Mounts the volumes of every rank that succeeded, read-only. Each must have its completion record on its first volume:
@@ -392,7 +391,9 @@ rv_run() {
 # Is file $1 JSON? Asks whatever the node has; where there is nothing to ask, the engine finds out.
 rv_is_json() {
   if command -v python3 >/dev/null; then
-    python3 -I -c 'import json, sys; json.load(open(sys.argv[1], encoding="utf-8"), parse_constant=sys.exit)' "$1"
+    # A lone surrogate is JSON, and no text.
+    python3 -I -c 'import json, sys; a = json.load(open(sys.argv[1], encoding="utf-8"), parse_constant=sys.exit)
+json.dumps(a, ensure_ascii=False).encode()' "$1"
   elif command -v jq >/dev/null; then
     jq -e 'true' "$1"
   elif perl -MJSON::PP -e 1; then

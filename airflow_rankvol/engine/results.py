@@ -14,7 +14,10 @@ from airflow_rankvol.records import Node, Observation, RankResult, to_iso
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the bootstrap said last. ``error`` is its own sentence when a step before the commands failed."""
+    """What the bootstrap said last. ``error`` is its own sentence when a step before the commands failed.
+
+    ``copied`` counts the files that went to the destination; it is -1 where there are some, and none was meant.
+    """
 
     exit_code: int
     phase: str
@@ -27,6 +30,7 @@ class Report:
     reused: bool = False
     collected: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    copied: int = 0
 
 
 class ReportUnreadable(RankVolError):
@@ -67,6 +71,7 @@ def parse_report(raw: str) -> Report:
         ) from exc
     try:
         output = json.loads(output_text, parse_constant=_no_constant) if output_text.strip() else None
+        json.dumps(output, ensure_ascii=False).encode()  # Airflow's database takes no lone surrogates
     except ValueError as exc:
         if report.exit_code == 0:
             raise ResultNotJson(
@@ -90,6 +95,7 @@ def _report(data: dict[str, Any]) -> Report:
         reused=bool(data.get("reused", False)),
         collected=tuple(data.get("collected", ())),
         missing=tuple(data.get("missing", ())),
+        copied=int(data.get("copied", 0)),
     )
 
 

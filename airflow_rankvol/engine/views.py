@@ -24,6 +24,8 @@ _VOLUME_VIEWS = {
     VolumeState.AVAILABLE: VolumeView.FREE,
 }
 _WORST_FIRST = tuple(VolumeView)
+#: A node is listed at the latest so long after its launch, and so after its volumes were attached (EC2: a minute).
+UNLISTED = timedelta(seconds=60)
 
 
 def own_node(work: Work, observation: Observation) -> Node | None:
@@ -120,7 +122,13 @@ def older_nodes(work: Work, observation: Observation, *, may_launch: bool) -> tu
     older = [n for n in _pool(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
     older += spare_nodes(work, observation)
     if work.role is Role.GATHER:
-        ranks = observation.rank_nodes(work.group.key)
+        own = own_node(work, observation)
+        # One that is younger than gather's node is that of a rank which somebody has cleared since.
+        ranks = [
+            node
+            for node in observation.rank_nodes(work.group.key)
+            if (node.created_at <= own.created_at if own else may_launch)
+        ]
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
     older = [node for node in older if node.state is not NodeState.ENDED or node.id in observation.holders]
     return (*older, *_stale_gather(work, observation))
@@ -193,7 +201,9 @@ def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:
     return Gang.READY if all(peer.ready for peer in waiting) else Gang.WAITING
 
 
-def _volume_view(work: Work, observation: Observation, volume: Volume | None, node: Node | None) -> VolumeView:
+def _volume_view(
+    work: Work, observation: Observation, volume: Volume | None, node: Node | None, now: datetime
+) -> VolumeView:
     if volume is None:
         return VolumeView.ABSENT
     if volume.state is not VolumeState.ATTACHED:
@@ -201,10 +211,23 @@ def _volume_view(work: Work, observation: Observation, volume: Volume | None, no
     if node is not None and volume.attached_to == node.id:
         return VolumeView.HERE
     holder = observation.node(volume.attached_to)
-    if holder is None and volume.tags is not None and volume.tags.key == work.group.key:
-        return VolumeView.PENDING  # no other run can have it: its node was launched, but is not listed yet
+    if holder is None and _is_this_runs(work, volume, now):
+        return VolumeView.PENDING  # its node was launched, but is not listed yet
     ours = holder is not None and holder.tags is not None and holder.tags.key == work.group.key
     return VolumeView.STALE if ours else VolumeView.FOREIGN
+
+
+def _is_this_runs(work: Work, volume: Volume, now: datetime) -> bool:
+    """Say whether a volume's holder, which is not listed, is this run's for sure, or so new that it may be.
+
+    For sure it is where no other run can have the volume, or the holder's id holds its name. A volume that outlives
+    runs, and that this one was handed, may yet be held by an older one's node.
+    """
+    tags, key = volume.tags, work.group.key
+    name = (volume.attached_to or "").rpartition("/")[2]
+    if tags is None or tags.key == key or name.startswith(f"rankvol-{key}-"):
+        return tags is not None
+    return tags.used_by == key and volume.attached_at is not None and now - volume.attached_at < UNLISTED
 
 
 def free_mounts(work: Work, observation: Observation) -> list[tuple[str, Node]]:
@@ -231,8 +254,8 @@ def _free(wanted: Iterable[tuple[Node, Sequence[str]]], observation: Observation
     ]
 
 
-def _volumes_view(work: Work, observation: Observation, node: Node | None) -> VolumeView:
-    views = {_volume_view(work, observation, observation.volume(volume_id), node) for volume_id in work.volume_ids}
+def _volumes_view(work: Work, observation: Observation, node: Node | None, now: datetime) -> VolumeView:
+    views = {_volume_view(work, observation, observation.volume(volume_id), node, now) for volume_id in work.volume_ids}
     if work.role is Role.GATHER:
         views.discard(VolumeView.ABSENT)  # a rank without a volume is missing, not fatal by itself
     if not views:
@@ -269,7 +292,7 @@ def situation_of(work: Work, observation: Observation, now: datetime, *, may_lau
     node = own_node(work, observation)
     return Situation(
         node=_node_view(node),
-        volume=_volumes_view(work, observation, node),
+        volume=_volumes_view(work, observation, node, now),
         others=_others(work, observation, may_launch=may_launch),
         overdue=_overdue(work, node, now),
         gang=_gang_view(work, observation, node),

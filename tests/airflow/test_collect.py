@@ -71,3 +71,33 @@ def test_each_part_of_gather_has_its_manifest(bench: DagBench, tmp_path: Path, m
     assert [item["manifest"] for item in run.xcom("gather")] == manifests
     ranks = [json.loads(Path(path).read_text())["ranks"] for path in manifests]
     assert ranks == [[0], [1]]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_of_several_parts_of_gather_one_may_have_all_that_is_looked_for(
+    bench: DagBench, tmp_path: Path, deferrable: bool
+) -> None:
+    """The others' manifests are empty."""
+    bench.ground.limit_gather(1)
+    write = ["echo $NODE_RANK >$VOLUME_PATH/part", "[ $NODE_RANK = 1 ] || echo all >$VOLUME_PATH/summary"]
+    where = tmp_path / "results"
+    dag = bench.job(nodes=2, commands=write, destination=str(where), collect="summary", deferrable=deferrable)
+    run = bench.run(dag)
+    assert run.state == "success", run.log
+    copied = files(where)
+    manifests = [json.loads(copied.pop(f"manifest-{part}.json")) for part in (0, 1)]
+    assert [(len(found["files"]), found["ranks"]) for found in manifests] == [(1, [0]), (0, [1])]
+    assert copied == {"rank=000/data/summary": "all\n"}
+    assert bench.left(dag).volumes == ()
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_several_parts_of_gather_that_find_nothing_keep_the_volumes(
+    bench: DagBench, tmp_path: Path, deferrable: bool
+) -> None:
+    bench.ground.limit_gather(1)
+    dag = bench.job(nodes=2, commands=WRITE, destination=f"{tmp_path}/x", collect="nothing", deferrable=deferrable)
+    run = bench.run(dag)
+    assert (run.state, run.states()["gather"]) == ("failed", "failed")
+    assert "collect matches no file on any volume, although there are some" in run.log
+    assert len(bench.left(dag).volumes) == 2

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from airflow_rankvol.engine.step import stop_own
+from airflow_rankvol.engine.views import own_node
 from airflow_rankvol.errors import (
     GatherFailed,
     GatherIncomplete,
@@ -147,3 +149,24 @@ def test_a_rank_that_runs_again_ends_a_gather_that_nobody_watches_and_that_holds
     rig.launch(gather)
     rig.until_attached(gather)
     assert rig.run_rank(1, try_number=2).error is None
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_gather_that_waits_leaves_a_rank_alone_that_was_cleared_since(backend: FakeBackend, gone: bool) -> None:
+    """Clearing a rank clears gather, too, but its trigger goes on for a moment, and so may its node."""
+    backend.endings[("gather", -1)] = hangs()
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        rig.run_rank(rank)
+    gather = rig.gather_work()
+    rig.launch(gather)
+    backend.clock.sleep(5)
+    if gone:
+        stop_own(backend, gather)
+        backend.clock.sleep(60)
+    work = rig.start(1, try_number=2)
+    deleted = backend.count("delete_node")
+    outcome = rig.step(gather)
+    assert outcome is not None or not gone
+    assert backend.count("delete_node") == deleted
+    assert own_node(work, rig.observe())

@@ -21,14 +21,14 @@ def a_report(**fields: Any) -> str:
 
 
 def test_every_field_of_a_report_is_read() -> None:
-    times = {"attached_at": "2026-01-01T00:00:01+00:00", "started_at": "b", "finished_at": "c"}
+    times: dict[str, Any] = {"attached_at": "2026-01-01T00:00:01+00:00", "started_at": "b", "finished_at": "c"}
     raw = a_report(
         exit_code=4, phase="incomplete", output='{"a": 1}', log_tail="grüße", error="why", reused=True,
-        collected=[0, 2], missing=[1], **times,
+        collected=[0, 2], missing=[1], copied=3, **times,
     )  # fmt: skip
     assert parse_report(raw) == Report(
         exit_code=4, phase="incomplete", output={"a": 1}, log_tail="grüße", error="why", reused=True,
-        collected=(0, 2), missing=(1,), **times,
+        collected=(0, 2), missing=(1,), copied=3, **times,
     )  # fmt: skip
 
 
@@ -47,6 +47,13 @@ def test_bad_output_of_a_command_that_succeeded_is_an_error_that_shows_it() -> N
     with pytest.raises(ResultNotJson, match="found 'rows=3', expected one JSON value") as caught:
         parse_report(a_report(output="rows=3", log_tail="tail"))
     assert (caught.value.report.exit_code, caught.value.report.log_tail) == (0, "tail")
+
+
+def test_a_result_that_no_database_takes_is_an_error_that_shows_it() -> None:
+    r"""JSON may hold half of a pair, as json.dumps writes the name of a file that is not UTF-8."""
+    with pytest.raises(ResultNotJson, match=r"surrogates not allowed.*expected one JSON value"):
+        parse_report(a_report(output='{"name": "\\udce9"}'))
+    assert parse_report(a_report(output='"\\ud83e\\udd95"')).output == "\N{SAUROPOD}"
 
 
 def test_bad_output_of_a_command_that_failed_does_not_hide_the_failure() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from airflow_rankvol.backends.base import BY_ITSELF
+from airflow_rankvol.engine.decide import Action, decide
+from airflow_rankvol.engine.views import situation_of
 from airflow_rankvol.errors import (
     DeadlineExceeded,
     NoCapacity,
@@ -292,6 +295,31 @@ def test_a_volume_that_a_live_node_of_another_run_holds_is_a_conflict_and_stays_
     assert isinstance(outcome.error, VolumeConflict)
     assert "a node of another run; it was not touched" in str(outcome.error)
     assert one.observe().volume(one.slots[0].volumes[0].id).state is VolumeState.ATTACHED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("holder", "ago_s", "action"),
+    [
+        ("i-unlisted", 0, Action.WAIT),
+        ("i-unlisted", 59, Action.WAIT),
+        ("i-unlisted", 61, Action.FAIL_CONFLICT),
+        ("a-zone/rankvol-KEY-11111111-r0-a1", 3600, Action.WAIT),
+        ("a-zone/rankvol-99999999-11111111-r0-a1", 3600, Action.FAIL_CONFLICT),
+    ],
+)
+def test_a_node_that_is_not_listed_yet_is_no_other_runs(holder: str, ago_s: float, action: Action) -> None:
+    """In a gang a peer's task launches it, between two lists of one look, or before EC2 shows it."""
+    rig = a_rig(1, volume_template={"scope": "dag"})
+    work, seen, now = rig.begin(0), rig.observe(), rig.backend.clock.now()
+    (volume,) = seen.volumes
+    held = replace(
+        volume,
+        state=VolumeState.ATTACHED,
+        attached_to=holder.replace("KEY", rig.group.key),
+        attached_at=now - timedelta(seconds=ago_s),
+    )
+    found = situation_of(work, replace(seen, volumes=(held,)), now, may_launch=True)
+    assert decide(found) is action
 
 
 def test_a_result_that_is_not_json_fails_the_rank_and_shows_what_was_written(backend: FakeBackend) -> None:

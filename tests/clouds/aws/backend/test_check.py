@@ -112,9 +112,17 @@ def test_a_machine_type_that_does_not_boot_the_image_is_refused_whichever_of_the
         lab.backend.check(plan(**fields))
 
 
+def test_a_machine_type_that_shows_volumes_otherwise_is_refused_whichever_of_the_list(lab: Lab) -> None:
+    """Its nodes would wait in vain for their devices."""
+    with pytest.raises(
+        ConfigError, match=r"^node\.machine_type: t2\.micro shows volumes not as NVMe.*Choose a newer one"
+    ):
+        lab.backend.check(plan(node={"machine_type": "t3.micro, t2.micro"}))
+
+
 @pytest.mark.parametrize(
     ("image", "types"),
-    [("x86_64", "m7i.large, t2.micro"), ("arm64", "m7g.large, c7g.large"), ("", "m7i.large, m7g.large")],
+    [("x86_64", "m7i.large, m5.large"), ("arm64", "m7g.large, c7g.large"), ("", "m7i.large, m7g.large")],
 )
 def test_machine_types_that_boot_the_image_or_have_one_each_are_fine(lab: Lab, image: str, types: str) -> None:
     named = {"image": f"ssm:{AMAZON_LINUX}{image}"} if image else {}
