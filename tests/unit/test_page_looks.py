@@ -38,13 +38,25 @@ def looks() -> Looks:
     return Looks(lambda dag, run: RunState.UNKNOWN)
 
 
-def test_a_place_that_hangs_is_named_and_hides_no_other(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_and_quick(shared: Looks, monkeypatch: pytest.MonkeyPatch) -> tuple[Seen, Seen]:
+    """Wait in vain for the place that hangs, then, meanwhile, for the other one, however slow this machine is."""
     monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    (slow,) = shared.all(["slow"])
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)
+    (quick,) = shared.all(["quick"])
+    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    return slow, quick
+
+
+def test_a_place_that_hangs_is_named_and_hides_no_other(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_page_looks, "FRESH_S", float("inf"))
     shared = looks()
+    slow, quick = slow_and_quick(shared, monkeypatch)
+    assert "has not answered" in slow.problem
+    assert quick.problem == "look 1"
     slow, quick = shared.all(["slow", "quick"])
     assert "has not answered" in slow.problem
     assert quick.problem == "look 1"
-    assert "has not answered" in shared.all(["slow"])[0].problem
     places.go.set()
     monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)
     assert shared.all(["slow"])[0].problem == "look 1"
@@ -54,10 +66,9 @@ def test_a_place_that_hangs_is_named_and_hides_no_other(places: Places, monkeypa
 def test_a_place_that_hangs_hides_no_other_however_often_something_is_removed(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
     shared = looks()
     for number in range(1, 8):
-        slow, quick = shared.all(["slow", "quick"])
+        slow, quick = slow_and_quick(shared, monkeypatch)
         assert "has not answered" in slow.problem
         assert quick.problem == f"look {number}"
         shared.forget()
@@ -67,6 +78,7 @@ def test_a_place_that_hangs_hides_no_other_however_often_something_is_removed(
 
 
 def test_a_look_holds_for_some_seconds(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_page_looks, "FRESH_S", float("inf"))
     shared = looks()
     assert [shared.all(["quick", "quick"])[0].problem for _ in range(3)] == ["look 1"] * 3
     monkeypatch.setattr(_page_looks, "FRESH_S", 0.0)
@@ -74,9 +86,9 @@ def test_a_look_holds_for_some_seconds(places: Places, monkeypatch: pytest.Monke
 
 
 def test_after_a_removal_nobody_is_shown_what_was_seen_before(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_page_looks, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(_page_looks, "FRESH_S", float("inf"))
     shared = looks()
-    shared.all(["slow", "quick"])
+    slow_and_quick(shared, monkeypatch)
     shared.forget()
     places.go.set()
     monkeypatch.setattr(_page_looks, "PATIENCE_S", 30.0)

@@ -123,6 +123,7 @@ def test_many_threads_that_are_refused_at_once_sign_in_once(
         return real(given, service)
 
     monkeypatch.setattr(connection, "_client", note)
+    monkeypatch.setattr(connection, "ANEW_S", float("inf"))  # however slow this machine is
     profile.key(OLD)
     backend = aws_backend(by_profile(double))
     backend.list_owned(EVERYTHING)
@@ -143,6 +144,11 @@ def test_many_threads_that_are_refused_at_once_sign_in_once(
         thread.join()
     assert len(errors) == 24
     assert made == ["ec2", "ec2"]
+    monkeypatch.setattr(connection, "ANEW_S", 0.0)
+    for _ in range(2):  # the first one's refusal has the second one's client made anew
+        with pytest.raises(AuthDenied):
+            backend.list_owned(EVERYTHING)
+    assert made == ["ec2", "ec2", "ec2"]
 
 
 def test_a_task_that_waits_itself_goes_on_with_new_credentials(lab: Lab) -> None:
