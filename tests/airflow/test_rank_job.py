@@ -151,7 +151,7 @@ def test_files_env_and_secrets_reach_the_node_and_secrets_not_the_log(bench: Dag
     assert "s3cr3t-rhubarb" not in json.dumps([run.xcom(f"run_rank[{rank}]") for rank in (0, 1)])
 
 
-@pytest.mark.parametrize("nodes", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("nodes", [4, 20])
 def test_a_rendezvous_runs_in_dag_test_without_a_deadlock(bench: DagBench, nodes: int) -> None:
     """dag.test() runs one task at a time; the first launches the whole gang, and all of it meet."""
     commands = [

@@ -86,7 +86,6 @@ def test_a_job_runs_by_run_command_and_its_output_is_kept(backend: AwsBackend, d
     made.end()
 
 
-@pytest.mark.slow
 def test_a_failing_job_comes_back_with_its_code_and_the_logs_end(backend: AwsBackend, double: Double) -> None:
     made = job(backend, "echo before", "exit 7")
     outcome = made.run(made.rig.work(0))

@@ -128,7 +128,7 @@ def test_who_wants_a_global_volume_at_another_mount_makes_no_second_one(lab: Lab
     assert volumes(lab) == {made.id}
 
 
-@pytest.mark.parametrize("scope", ["dag", pytest.param("global", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scope", ["dag", "global"])
 def test_many_volumes_wait_at_the_same_time(lab: Lab, scope: str) -> None:
     """More than there are calls at once: each is asked for twice, and all are looked for together."""
     lab.double.settings(create_volume_s=2.0, visible_s=2.0)

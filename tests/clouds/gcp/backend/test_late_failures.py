@@ -31,13 +31,7 @@ def a_run(lab: Lab, state: str, **template: str) -> Rig:
 
 @STATES
 @pytest.mark.parametrize(
-    "template",
-    [
-        {"reclaim": "delete"},
-        {"scope": "global"},
-        *(pytest.param(given, marks=pytest.mark.slow) for given in ({"reclaim": "retain"}, {"scope": "dag"})),
-    ],
-    ids=str,
+    "template", [{"reclaim": "retain"}, {"reclaim": "delete"}, {"scope": "dag"}, {"scope": "global"}], ids=str
 )
 def test_a_node_whose_deletion_fails_late_is_named_and_deleted_by_the_next_try(
     lab: Lab, state: str, template: dict[str, str]

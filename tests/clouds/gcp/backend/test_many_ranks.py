@@ -84,8 +84,8 @@ def test_logs_of_many_ranks_are_read_no_more_often_than_all_of_them_may(
     ("ranks", "page", "job"),
     [
         (40, 50, {}),
-        pytest.param(40, 50, {"spot": True}, marks=pytest.mark.slow),
-        pytest.param(40, 50, {"scope": "global"}, marks=pytest.mark.slow),
+        (40, 50, {"spot": True}),
+        (40, 50, {"scope": "global"}),
         pytest.param(256, 500, {}, marks=pytest.mark.slow),
     ],
 )
@@ -129,9 +129,7 @@ def test_a_rank_costs_a_call_of_each_kind_and_looks_do_not_grow_with_their_numbe
     assert run.counts["instances.getSerialPortOutput"] <= READS_PER_S * run.elapsed_s
 
 
-@pytest.mark.parametrize(
-    ("scope", "least", "most"), [("run", 4, 4), pytest.param("global", 4, 6, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("scope", "least", "most"), [("run", 4, 4), ("global", 4, 6)])
 def test_a_launch_in_a_process_of_its_own_costs_two_looks_at_the_group(
     scope: str, least: int, most: int, double: Double, backend: GcpBackend
 ) -> None:
