@@ -7,8 +7,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 _home = tempfile.mkdtemp(prefix="rankvol-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
@@ -39,3 +41,25 @@ def _knows_no_secrets() -> Iterator[None]:
     masker.reset_masker()
     yield
     masker.patterns, masker.replacer = known
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _service_models_are_parsed_once() -> Iterator[None]:
+    """Each boto3 session parses EC2's four megabytes of JSON anew, which takes longer than most tests.
+
+    Its clients share what it has parsed, so clients of several sessions may. Only what botocore completes after reading
+    it (``sdk-extras``, of paginators) stays each session's own.
+    """
+    parsed: dict[str, Any] = {}
+    load = JSONFileLoader.load_file
+
+    def load_once(self: JSONFileLoader, path: str) -> Any:
+        if os.path.basename(path).startswith("paginators"):
+            return load(self, path)
+        if parsed.get(path) is None:
+            parsed[path] = load(self, path)
+        return parsed[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_once)
+        yield
