@@ -258,8 +258,8 @@ rv_mount_rank() {
 # Lists the ranks whose bits are set in RV_LEFT_OUT.
 rv_left_out() {
   local i lost=''
-  for ((i = 0; i < RV_NODES; i++)); do
-    (((16#0${RV_LEFT_OUT:${#RV_LEFT_OUT}-1-i/4:1} >> i % 4) & 1)) && lost=${lost:+$lost,}$i
+  for ((i = 0; i < 4 * ${#RV_LEFT_OUT}; i++)); do
+    (((16#${RV_LEFT_OUT:${#RV_LEFT_OUT}-1-i/4:1} >> i % 4) & 1)) && lost=${lost:+$lost,}$i
   done
   printf %s "$lost"
 }

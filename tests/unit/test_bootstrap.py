@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_rankvol.engine.bootstrap import BootSpec, render
@@ -53,6 +53,18 @@ def without_start(spec: BootSpec) -> str:
 
 def test_the_same_wish_gives_the_same_script() -> None:
     assert render(SPEC, "local") == render(replace(SPEC), "local")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300).flatmap(lambda nodes: st.tuples(st.just(nodes), st.sets(st.integers(0, nodes - 1)))))
+@example((6, {0}))
+@example((32, {0, 4}))
+@example((4, set()))
+def test_gather_goes_on_without_the_very_ranks_that_did_not_succeed(job: tuple[int, set[int]]) -> None:
+    """Another one in the manifest would be counted as lost, although its results are there."""
+    nodes, missing = job
+    spec = replace(SPEC, role=Role.GATHER, rank=0, nodes=nodes, missing=tuple(missing), allow_missing=True)
+    assert run_bash(without_start(spec) + "rv_left_out") == ",".join(map(str, sorted(missing)))
 
 
 def test_the_script_is_valid_bash() -> None:
