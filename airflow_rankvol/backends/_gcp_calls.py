@@ -152,10 +152,17 @@ class Gce:
                     found += scope.get(kind) or ()
         return found
 
-    def operations(self, zone: str, verb: str, resource: str, *, filter_: str) -> list[Raw]:
-        """Return the operations of a zone that pass a filter."""
-        pages = self.pages(f"zones/{zone}/operations", verb, resource, filter=filter_)
-        return [operation for page in pages for operation in page.get("items") or ()]
+    def listed(self, path: str, verb: str, resource: str, **query: Any) -> list[Raw]:
+        """Return the resources of a list that is not of all zones.
+
+        Raises:
+            RetryableError: it was listed only in part.
+        """
+        found: list[Raw] = []
+        for page in self.pages(path, verb, resource, **query):
+            _check_missed(_own_warning(page), (verb, resource))
+            found += page.get("items") or ()
+        return found
 
     def wait(self, operation: Raw, verb: str, resource: str) -> Raw:
         """Return a zone's operation once it is done; Google does the waiting.
@@ -203,9 +210,16 @@ def _check_whole(page: Raw, known: Collection[str] | None, where: tuple[str, str
         and (regional or "regions/" not in name)
         and (known is None or name.rpartition("/")[2] in known)
     }
-    # Which zones it means, it does not tell for sure.
+    # Which zones its own warning means, it does not tell for sure.
+    _check_missed({**missed, **_own_warning(page)}, where)
+
+
+def _own_warning(page: Raw) -> dict[str, str]:
     own = str((page.get("warning") or {}).get("code", NOTHING))
-    missed |= {"the whole list": own} if own != NOTHING else {}
+    return {"the whole list": own} if own != NOTHING else {}
+
+
+def _check_missed(missed: Mapping[str, str], where: tuple[str, str]) -> None:
     if missed:
         found = ", ".join(f"{place} ({code})" for place, code in sorted(missed.items()))
         step = " Ask for more of the quota 'Filtered list cost overhead', or list less" if LIST_QUOTA in found else ""

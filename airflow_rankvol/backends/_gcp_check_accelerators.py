@@ -44,7 +44,7 @@ def check_cards(places: Places, template: NodeTemplate, where: str, zones: Seque
         taking = [kind for kind in offers if zone in offers[kind] and takes_accelerators(template, kind)]
         if not name or not taking:
             continue
-        found = places.cards(name)
+        found = places.cards(name, zones)
         if zone not in found:
             raise ConfigError(f"{where}.accelerator: {_no_card(places, name, zone, found)}")
         most = found[zone]

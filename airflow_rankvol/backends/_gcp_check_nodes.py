@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ACCOUNT = re.compile(r"default|[^@\s]+@[^@\s]+")
+#: Google's "OAuth 2.0 scopes": mostly https://www.googleapis.com/auth/…, of which the end will do.
+_SCOPE = re.compile(r"https://[\w.-]+/[\w./-]*|[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
 #: RFC 1035 (discovery document, Tags.items).
 _TAG = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -109,6 +111,12 @@ def _check_fields(template: NodeTemplate, where: str) -> None:
         raise ConfigError(
             f"{where}.service_account: {template.service_account!r} was found; expected its email address, or 'default'"
         )
+    for scope in template.scopes:
+        if not _SCOPE.fullmatch(scope):
+            raise ConfigError(
+                f"{where}.scopes: {scope!r} was found; expected scopes of OAuth, as 'cloud-platform', "
+                "'devstorage.read_only' or 'https://www.googleapis.com/auth/logging.write'"
+            )
     for tag in template.network_tags:
         if not _TAG.fullmatch(tag):
             raise ConfigError(

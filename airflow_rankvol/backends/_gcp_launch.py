@@ -21,6 +21,20 @@ BOOT_DEVICE = "rankvol_boot"
 #: practice).
 DEFAULT_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _SCOPE = "https://www.googleapis.com/auth/"
+#: What gcloud calls scopes by another name than their own ("gcloud compute instances create", --scopes).
+_ALIASES = {
+    "compute-ro": "compute.readonly",
+    "compute-rw": "compute",
+    "logging-write": "logging.write",
+    "monitoring-read": "monitoring.read",
+    "monitoring-write": "monitoring.write",
+    "sql-admin": "sqlservice.admin",
+    "storage-full": "devstorage.full_control",
+    "storage-ro": "devstorage.read_only",
+    "storage-rw": "devstorage.read_write",
+    "trace": "trace.append",
+    "userinfo-email": "userinfo.email",
+}
 #: Compute Engine's documentation, "Limit the run time of a VM": 30 seconds to 120 days.
 SHORTEST_S, LONGEST_S = 30, 120 * 24 * 3600
 #: The rank of the disk that a node boots from. Lists of ranks' volumes are filtered by it.
@@ -74,9 +88,9 @@ def takes_accelerators(template: NodeTemplate, machine_type: str) -> bool:
 
 
 def scopes_of(template: NodeTemplate) -> list[str]:
-    """Return the scopes of a node's service account, short names as whole ones."""
+    """Return the scopes of a node's service account, short names and gcloud's aliases as whole ones."""
     wanted = template.scopes or DEFAULT_SCOPES
-    return [scope if scope.startswith("https://") else f"{_SCOPE}{scope}" for scope in wanted]
+    return [scope if scope.startswith("https://") else f"{_SCOPE}{_ALIASES.get(scope, scope)}" for scope in wanted]
 
 
 def _boot(request: NodeRequest, machine: Machine, places: Places) -> dict[str, Any]:

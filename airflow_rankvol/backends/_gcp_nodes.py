@@ -210,9 +210,9 @@ class Nodes:
             items = [item for item in metadata.get("items") or () if item.get("key") != GO_KEY]
             body = {"fingerprint": metadata.get("fingerprint", ""), "items": [*items, {"key": GO_KEY, "value": value}]}
             try:
-                self.gce.call(
-                    "POST", f"{_path(node_id)}/setMetadata", "tell_nodes", node_id, body=body, requestId=once()
-                )
+                path = f"{_path(node_id)}/setMetadata"
+                operation = self.gce.call("POST", path, "tell_nodes", node_id, body=body, requestId=once())
+                self.gce.wait(operation, "tell_nodes", node_id)
             except BackendError as exc:
                 if code(exc) != "conditionNotMet" or attempt == TRIES - 1:
                     raise

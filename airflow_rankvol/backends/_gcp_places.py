@@ -94,8 +94,9 @@ class Places:
         """Return every zone with its status."""
 
         def read() -> dict[str, str]:
-            pages = self.gce.pages("zones", "check", "zones")
-            return {str(raw["name"]): str(raw.get("status", "UP")) for page in pages for raw in page.get("items") or ()}
+            return {
+                str(raw["name"]): str(raw.get("status", "UP")) for raw in self.gce.listed("zones", "check", "zones")
+            }
 
         return self._once(("zones",), read)
 
@@ -112,12 +113,15 @@ class Places:
         """Return by name, then by zone, which machine types exist.
 
         Args:
-            zones: where custom types are asked for, each by itself: no list has them.
+            zones: those that count. Custom types are asked for in each by itself: no list has them.
+
+        Raises:
+            RetryableError: of one of these zones, or of the whole list, Compute Engine does not know for now.
         """
         custom = sorted(filter(is_custom, set(names)))
         found = {name: {zone: self.machine_type(name, zone) for zone in zones} for name in custom}
         return {
-            **self._listed(tuple(sorted(set(names).difference(custom)))),
+            **self._listed(tuple(sorted(set(names).difference(custom))), tuple(sorted(zones))),
             **{name: {zone: kind for zone, kind in there.items() if kind} for name, there in found.items()},
         }
 
@@ -139,15 +143,19 @@ class Places:
 
         return self._once(("machineType", name, zone), read)
 
-    def cards(self, name: str) -> Mapping[str, int]:
-        """Return the zones that have a type of accelerators, each with how many a machine takes, or 0."""
+    def cards(self, name: str, zones: Sequence[str]) -> Mapping[str, int]:
+        """Return the zones that have a type of accelerators, each with how many a machine takes, or 0.
+
+        Args:
+            zones, and errors: as ``offers`` has them.
+        """
 
         def read() -> dict[str, int]:
             wanted = any_of("name", [name])
-            found = self.gce.everywhere("acceleratorTypes", "check", name, filter_=wanted, known=())
+            found = self.gce.everywhere("acceleratorTypes", "check", name, filter_=wanted, known=zones)
             return {zone_of(raw): int(raw.get("maximumCardsPerInstance") or 0) for raw in found}
 
-        return self._once(("acceleratorTypes", name), read)
+        return self._once(("acceleratorTypes", name, *sorted(zones)), read)
 
     def names(self, kind: str, zone: str) -> list[str]:
         """Return what a zone has of ``machineTypes`` or ``acceleratorTypes``, by name."""
@@ -158,15 +166,15 @@ class Places:
 
         return self._once(("names", kind, zone), read)
 
-    def _listed(self, wanted: tuple[str, ...]) -> Offers:
+    def _listed(self, wanted: tuple[str, ...], zones: tuple[str, ...]) -> Offers:
         def read() -> dict[str, dict[str, MachineType]]:
             found: dict[str, dict[str, MachineType]] = {name: {} for name in wanted}
             filter_ = any_of("name", wanted)
-            for raw in self.gce.everywhere("machineTypes", "check", ", ".join(wanted), filter_=filter_, known=()):
+            for raw in self.gce.everywhere("machineTypes", "check", ", ".join(wanted), filter_=filter_, known=zones):
                 found[raw["name"]][zone_of(raw)] = machine_type_of(raw)
             return found
 
-        return self._once(("machineTypes", *wanted), read) if wanted else {}
+        return self._once(("machineTypes", *wanted, "in", *zones), read) if wanted else {}
 
     @staticmethod
     def types_of(template: NodeTemplate) -> tuple[str, ...]:
@@ -225,7 +233,8 @@ class Places:
         if zones:
             found = self.machine_type(name, zones[0])
         else:
-            there = self.offers([name], self.zones(self.region()) if is_custom(name) else ())
+            near = self.zones(self.region()) if is_custom(name) or self.gce.session.region else ()
+            there = self.offers([name], near)
             found = next(iter(there[name].values()), None)
         if found is None:
             return SHARED_DISKS if name in SHARED else MOST_DISKS

@@ -68,7 +68,7 @@ class Reasons:
         filter_ = all_of(_WANTED, any_of("targetId", [*wanted]))
         names = ", ".join(sorted(map(id_of, wanted.values())))
         try:
-            found = self.gce.operations(zone_of(raws[0]), "observe", names, filter_=filter_)
+            found = self.gce.listed(f"zones/{zone_of(raws[0])}/operations", "observe", names, filter=filter_)
         except CredentialsRefused:
             raise  # no other call works either
         except FinalError as exc:

@@ -18,18 +18,21 @@ Raw = Mapping[str, Any]
 #: On the disk that a node boots from: its node. It is no rank's volume.
 ROOT_LABEL = f"{PREFIX}root"
 
+#: What a disk may be made of (discovery document, Disk): only one that has none of these is blank.
+_SOURCES = (
+    *("sourceImage", "sourceMachineImage", "sourceSnapshot", "sourceInstantSnapshot", "sourceDisk"),
+    "sourceStorageObject",
+)
 #: What is asked of lists: an instance's metadata hold its script, which is large.
 DISK_FIELDS = (
     "id,name,zone,region,status,sizeGb,type,provisionedIops,provisionedThroughput,users,labels,labelFingerprint,description,"
-    "creationTimestamp,lastAttachTimestamp,sourceImage,sourceSnapshot,sourceDisk,sourceInstantSnapshot,"
-    "sourceStorageObject"
+    f"creationTimestamp,lastAttachTimestamp,{','.join(_SOURCES)}"
 )
 INSTANCE_FIELDS = (
     "id,name,zone,status,labels,description,creationTimestamp,networkInterfaces(networkIP),"
     "disks(source,deviceName,autoDelete,boot),scheduling(provisioningModel),metadata(fingerprint,items(key))"
 )
 
-_SOURCES = ("sourceImage", "sourceSnapshot", "sourceDisk", "sourceInstantSnapshot", "sourceStorageObject")
 # UNAVAILABLE ("currently unavailable and cannot be accessed, attached or detached", discovery document) passes.
 _VOLUME_STATES = {
     "CREATING": VolumeState.CREATING,

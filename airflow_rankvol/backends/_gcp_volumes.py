@@ -119,7 +119,8 @@ class Volumes:
         body = {"source": self.gce.link(f"zones/{zone}/disks/{name}"), "deviceName": name, "autoDelete": False}
         path = f"{_instance(node_id)}/attachDisk"
         try:
-            self.gce.call("POST", path, "attach", volume_id, body=body, requestId=once())
+            operation = self.gce.call("POST", path, "attach", volume_id, body=body, requestId=once())
+            self.gce.wait(operation, "attach", volume_id)
         except BackendError as exc:
             if code(exc) != "resourceInUseByAnotherResource" or not self._holds(volume_id, node_id):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from tests.clouds.gcp.catalog import SCOPES, ZONES
@@ -64,7 +65,8 @@ def _view(found: Found) -> Json:
 class AcceleratorCalls:
     """The calls that read which types there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: Mapping[str, str]) -> None:
+        self._lost = lost
         self._lister: Lister[Found] = Lister("zones", "acceleratorTypes", "acceleratorType")
 
     def get(self, params: Json) -> Json:
@@ -82,4 +84,4 @@ class AcceleratorCalls:
     def aggregated_list(self, params: Json) -> Json:
         """acceleratorTypes.aggregatedList."""
         found = [(zone, name) for name in sorted(_MOST) for zone in sorted(ZONES) if is_in(name, zone)]
-        return self._lister.aggregated(params, found, _view, SCOPES, {})
+        return self._lister.aggregated(params, found, _view, SCOPES, self._lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,8 +176,9 @@ class Catalog:
 class CatalogCalls:
     """The calls that only read what is there."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, lost: Mapping[str, str]) -> None:
         self._catalog = catalog
+        self._lost = lost
         self._types: Lister[tuple[str, MachineType]] = Lister("zones", "machineTypes", "machineType")
         self._kinds: Lister[tuple[str, Kind]] = Lister("zones", "diskTypes", "diskType")
         self._zones: Lister[str] = Lister("global", "zones", "zone")
@@ -203,7 +205,7 @@ class CatalogCalls:
 
     def zones(self, params: Json) -> Json:
         """zones.list."""
-        return self._zones.answer(params, sorted(ZONES), self._zone_view)
+        return self._zones.answer(params, sorted(ZONES), self._zone_view, self._lost)
 
     @staticmethod
     def _type_view(found: tuple[str, MachineType]) -> Json:
@@ -227,7 +229,7 @@ class CatalogCalls:
     def all_machine_types(self, params: Json) -> Json:
         """machineTypes.aggregatedList."""
         found = sorted((pair for zone in ZONES for pair in self._in(zone)), key=lambda pair: (pair[1].name, pair[0]))
-        return self._types.aggregated(params, found, self._type_view, SCOPES, {})
+        return self._types.aggregated(params, found, self._type_view, SCOPES, self._lost)
 
     @staticmethod
     def _kind_view(found: tuple[str, Kind]) -> Json:

@@ -128,11 +128,11 @@ class Control(BaseControl):
         self.do_warn("UNREACHABLE" if on else "", f"zones/{zone}")
 
     def do_warn(self, code: str, scope: str = "") -> None:
-        """Let lists of all zones do without a scope ("zones/…", "regions/…"), and say so in a warning of that code.
+        """Let lists do without a scope ("zones/…", "regions/…"), and say so in a warning of that code.
 
         Args:
             code: as the discovery document has it; empty takes the warning back.
-            scope: empty for the whole list, whose own warning it is then.
+            scope: empty for whole lists, whose own warning it is then.
         """
         if code:
             self._gce.lost[scope] = code

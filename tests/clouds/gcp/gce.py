@@ -36,7 +36,7 @@ class Gce:
         self.lost: dict[str, str] = {}  # scopes that lists of all zones do without, with the warning's code
         self.capacity = Capacity()
         self.quotas = Quotas(world)
-        self.operations = Operations(world)
+        self.operations = Operations(world, self.lost)
         self.lifecycle = Lifecycle(world, self.operations, nodes, self.stuck)
         self.attachments = Attachments(world, self.operations, self.lifecycle, nodes, self.stuck)
         maker = Maker(world, self.catalog)
@@ -55,8 +55,8 @@ class Gce:
         self._writers = self._writing()
 
     def _reading(self) -> dict[str, Handler]:
-        reads, reports = CatalogCalls(self.catalog), Reports(self.world, self.nodes)
-        cards = AcceleratorCalls()
+        reads, reports = CatalogCalls(self.catalog, self.lost), Reports(self.world, self.nodes)
+        cards = AcceleratorCalls(self.lost)
         return {
             "acceleratorTypes.aggregatedList": cards.aggregated_list,
             "acceleratorTypes.get": cards.get,

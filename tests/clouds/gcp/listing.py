@@ -32,15 +32,19 @@ class Lister(Generic[T]):
         self._collection = collection
         self._kind = kind
 
-    def answer(self, params: Json, found: Iterable[T], view: Callable[[T], Json]) -> Json:
-        """Return one page of a list."""
+    def answer(
+        self, params: Json, found: Iterable[T], view: Callable[[T], Json], lost: Mapping[str, str] | None = None
+    ) -> Json:
+        """Return one page of a list; nothing but a warning where its place is lost (see ``aggregated``)."""
         place = "global" if self._scope == "global" else f"{self._scope}/{params[self._scope.removesuffix('s')]}"
-        page, token = self._page(params, found, view)
+        missed = {name: code for name, code in (lost or {}).items() if name in ("", place)}
+        page, token = self._page(params, () if missed else found, view)
         seen: Json = {
             "kind": f"compute#{self._kind}List",
             "id": f"projects/{PROJECT}/{place}/{self._collection}",
             "selfLink": f"{ROOT}projects/{PROJECT}/{place}/{self._collection}",
             "items": page,
+            "warning": _warning(*next((code, name or "all") for name, code in missed.items())) if missed else None,
         }
         # A list without results has no items at all.
         return {k: v for k, v in {**seen, "nextPageToken": token}.items() if v}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,9 @@ def checked_request_id(params: dict[str, Any]) -> str:
 class Operations:
     """All operations of the project."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, lost: Mapping[str, str]) -> None:
         self._world = world
+        self._lost = lost
         self._lister: Lister[Operation] = Lister("zones", "operations", "operation")
         self._by_request: dict[str, Operation] = {}
         self._asked: dict[str, tuple[str, str, Any]] = {}  # requestId → what it was asked with last
@@ -213,4 +214,4 @@ class Operations:
     def list(self, params: dict[str, Any]) -> dict[str, Any]:
         """zoneOperations.list: by name (disc: orderBy), and so the newest last."""
         found = [o for (zone, _), o in sorted(self._world.operations.items()) if zone == params["zone"]]
-        return self._lister.answer(params, found, lambda o: o.view())
+        return self._lister.answer(params, found, lambda o: o.view(), self._lost)

@@ -6,7 +6,7 @@ A task's ``on_kill`` ends its node so; it may come while its thread looks at, or
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 from airflow_rankvol.backends._gcp_memory import Memory
@@ -46,11 +46,11 @@ def test_a_place_can_be_looked_up_within_a_look_up() -> None:
     class Stub:
         """Compute Engine, during whose answer a signal comes."""
 
-        def pages(self, *_args: str) -> Iterator[dict[str, Any]]:
+        def listed(self, *_args: str) -> list[dict[str, Any]]:
             if not handled:
                 handled.append("began")
                 handled.append(dict(places.all_zones()))
-            yield {"items": [{"name": "us-central1-a", "status": "UP"}]}
+            return [{"name": "us-central1-a", "status": "UP"}]
 
     places = Places(cast("Any", Stub()))
     assert ends(places.all_zones), "the handler waits for its own thread"

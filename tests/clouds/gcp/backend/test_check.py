@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_rankvol.backends._gcp_types import FAMILIES
-from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError
+from airflow_rankvol.errors import AuthDenied, ConfigError, FinalError, RetryableError
 from airflow_rankvol.plan import Plan, RunIdentity, make_plan
 from airflow_rankvol.records import NodeState
 from airflow_rankvol.spec.job import RankJob
@@ -146,6 +146,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"node": {"network": "nowhere"}}, "no projects/rankvol-test/global/networks/nowhere"),
     ({"node": {"tags": {"A": "c"}}}, "node: tag 'A'"),
     ({"node": {"network_tags": "No"}}, "network_tags: 'No'"),
+    ({"node": {"service_account": "default", "scopes": "Storage RO"}}, "scopes: 'Storage RO'"),
     ({"node": {"service_account": "node"}}, "service_account: 'node'.*email"),
     ({"node": {"report": "ssm"}}, "'ssm' is AWS'"),
     ({"node": {"lifetime": "120d"}}, "119 days"),
@@ -404,6 +405,49 @@ def test_the_zone_offers_what_the_job_needs(double: Double) -> None:
         for n in range(20)
     }
     assert len(groups) > 1
+
+
+def test_the_zone_offers_the_accelerators_that_the_job_adds(double: Double) -> None:
+    """Of the region's zones two have them; plan would refuse the others."""
+    lab = lab_on(double, zone="", region="us-central1")
+    node = {"machine_type": "n1-standard-4", "accelerator": "nvidia-tesla-p4", "gpus_per_node": 1}
+    plans = [make_plan(plan(node=node).job, RunIdentity("lab", f"dag-{n}", "run-1", "group")) for n in range(20)]
+    assert {lab.backend.choose_zone(asked) for asked in plans} == {"us-central1-a", "us-central1-c"}
+    for asked in plans:
+        lab.backend.check(asked)
+
+
+@pytest.mark.parametrize("scope", [f"zones/{ZONE}", ""])
+@pytest.mark.parametrize("node", [{}, {"machine_type": "n1-standard-4", **T4}], ids=["machine", "accelerator"])
+def test_what_a_list_lacks_is_neither_refused_nor_remembered(lab: Lab, scope: str, node: dict[str, Any]) -> None:
+    """For ten minutes a machine type would have been "not offered" in a zone that was not reached for a moment."""
+    lab.double("warn", code="UNREACHABLE", scope=scope)
+    places = lab.backend.places
+    for ask in (lambda: places.offers(["n1-standard-4"], [ZONE]), lambda: places.cards("nvidia-tesla-t4", [ZONE])):
+        with pytest.raises(
+            RetryableError, match=rf"{scope.removeprefix('zones/') or 'the whole list'} \(UNREACHABLE\)"
+        ):
+            ask()
+    with pytest.raises(RetryableError, match="UNREACHABLE"):
+        lab.backend.check(plan(node=node))
+    lab.double("warn", code="", scope=scope)
+    assert ZONE in places.offers(["n1-standard-4"], [ZONE])["n1-standard-4"]
+    assert ZONE in places.cards("nvidia-tesla-t4", [ZONE])
+    lab.backend.check(plan(node=node))
+
+
+def test_a_zone_that_a_list_lacks_stops_no_job_elsewhere(lab: Lab) -> None:
+    lab.double("warn", code="UNREACHABLE", scope="zones/us-east1-b")
+    assert ZONE in lab.backend.places.offers(["n1-standard-4"], [ZONE])["n1-standard-4"]
+    assert ZONE in lab.backend.places.cards("nvidia-tesla-t4", [ZONE])
+
+
+def test_zones_of_which_not_all_are_listed_are_asked_for_again(lab: Lab) -> None:
+    lab.double("warn", code="PARTIAL_SUCCESS")
+    with pytest.raises(RetryableError, match="PARTIAL_SUCCESS"):
+        lab.backend.places.all_zones()
+    lab.double("warn", code="")
+    assert ZONE in lab.backend.places.all_zones()
 
 
 def test_a_node_holds_as_many_volumes_as_its_machine_type_takes(lab: Lab) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_rankvol.engine.reap import RunState
-from airflow_rankvol.errors import LeakError, NotReady, VolumeConflict
+from airflow_rankvol.errors import LeakError, NotReady, QuotaExceeded, RetryableError, VolumeConflict
 from airflow_rankvol.records import NodeState
 from tests.clouds.common.engine import left
 from tests.clouds.gcp.backend.kit import Lab
@@ -75,6 +75,28 @@ def test_the_reaper_names_a_node_whose_deletion_fails_late_and_deletes_it_the_ne
     gone, problems = rig.reap(RunState.ENDED)
     assert (node in gone[0], problems) == (True, {})
     assert not left(lab).nodes
+
+
+def test_an_attach_that_fails_late_says_why_and_the_next_one_attaches(lab: Lab) -> None:
+    volume, late = lab.volume(0), lab.volume(1)
+    node = lab.node(volume)
+    lab.double("fail_later", action="instances.attachDisk", code="QUOTA_EXCEEDED", times=1)
+    with pytest.raises(QuotaExceeded, match="QUOTA_EXCEEDED"):
+        lab.backend.attach(late.id, node.id)
+    assert lab.seen_volume(late).attached_to is None
+    lab.backend.attach(late.id, node.id)
+    assert lab.seen_volume(late).attached_to == node.id
+
+
+def test_a_message_whose_setting_fails_late_is_set_by_the_next_try(lab: Lab) -> None:
+    """A rendezvous would have waited for it until its end."""
+    node = lab.node(lab.volume())
+    lab.double("fail_later", action="instances.setMetadata", code="INTERNAL_ERROR", times=1)
+    with pytest.raises(RetryableError, match="INTERNAL_ERROR"):
+        lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+    assert not lab.seen_node(node).released
+    lab.backend.tell_nodes([node.id], {"NODES_IPS": "10.0.0.1"})
+    assert lab.seen_node(node).released
 
 
 def test_a_run_that_meets_what_such_a_node_holds_is_told_that_it_has_ended_and_what_to_do(lab: Lab) -> None:

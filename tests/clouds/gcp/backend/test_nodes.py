@@ -119,6 +119,13 @@ def test_the_boot_disk_is_no_volume_of_the_group(lab: Lab) -> None:
     assert lab.double.state()["disks"][f"{ZONE}/{node.name}"]["labels"]["rankvol-root"] == node.name
 
 
+def test_scopes_may_be_called_as_gcloud_does(lab: Lab) -> None:
+    node = lab.node(lab.volume(), service_account="default", scopes="storage-ro, logging.write")
+    (account,) = instance(lab, node)["serviceAccounts"]
+    base = "https://www.googleapis.com/auth"
+    assert account["scopes"] == [f"{base}/devstorage.read_only", f"{base}/logging.write"]
+
+
 def test_the_volume_is_attached_when_the_node_runs(lab: Lab) -> None:
     volume = lab.volume()
     node = lab.node(volume)

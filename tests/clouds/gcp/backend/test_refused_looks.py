@@ -93,7 +93,7 @@ def test_credentials_that_are_refused_there_fail_the_look(lab: Lab, make: Any, m
     def refused(*_args: Any, **_named: Any) -> Any:
         raise CredentialsRefused("expired", backend="gcp")
 
-    monkeypatch.setattr(lab.backend.gce, "operations", refused)
+    monkeypatch.setattr(lab.backend.gce, "listed", refused)
     monkeypatch.setattr(lab.backend.nodes.reports, "report", refused)
     with pytest.raises(CredentialsRefused):
         rig.observe()
