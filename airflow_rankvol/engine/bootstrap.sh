@@ -391,9 +391,12 @@ rv_run() {
 # Is file $1 JSON? Asks whatever the node has; where there is nothing to ask, the engine finds out.
 rv_is_json() {
   if command -v python3 >/dev/null; then
-    # A lone surrogate is JSON, and no text.
+    # Some JSON no database takes: lone surrogates, NUL, 1e999, what is nested too deep (the engine's results.py).
     python3 -I -c 'import json, sys; a = json.load(open(sys.argv[1], encoding="utf-8"), parse_constant=sys.exit)
-json.dumps(a, ensure_ascii=False).encode()' "$1"
+json.dumps(a, ensure_ascii=False, allow_nan=False).encode()
+bad = lambda v, left: not left or (isinstance(v, str) and "\0" in v) or (isinstance(v, dict) and \
+any("\0" in k or bad(x, left - 1) for k, x in v.items())) or (isinstance(v, list) and any(bad(x, left - 1) for x in v))
+sys.exit(bad(a, 101))' "$1"
   elif command -v jq >/dev/null; then
     jq -e 'true' "$1"
   elif perl -MJSON::PP -e 1; then

@@ -57,9 +57,7 @@ def provision(
         ids = [volume.id for slot in slots for volume in slot.volumes if not volume.adopted]
         made = {found[volume.name][0].id: volume for volume in plan.volumes() if volume.name in new}
         _verify_available(backend, group, made, ids, NEW_S if _is_any_new(found) else 0.0)
-        # Another run may have been quicker.
-        check_claims(backend, group, [volume for volume, _ in found.values()], lives)
-        claim(backend, group, found, ids)
+        _claim(backend, group, found, ids, lives)
         renew(backend, plan, {name: item for name, item in found.items() if name not in new})
         hand_out(backend, group, found, ids, generation)
     except BaseException as exc:
@@ -87,6 +85,33 @@ def _found_for_sure(
         if not unsure or backend.clock.now() >= until:
             return found
         backend.clock.sleep(backend.poll_interval_s)
+
+
+def _claim(
+    backend: Backend,
+    group: Group,
+    found: dict[str, tuple[Volume, bool]],
+    ids: Sequence[str],
+    lives: Callable[[str, str], bool],
+) -> None:
+    """Claim the volumes for this run, unless another one, which lives, was quicker.
+
+    Whose they are a listing shows only after a while: a run that has just given them back looks as if it had been
+    handed them now. So whose they are is looked at again as long as that may be.
+    """
+    until = backend.clock.now() + timedelta(seconds=backend.listing_lag_s)
+    while True:
+        check_claims(backend, group, [volume for volume, _ in found.values()], lives)
+        try:
+            claim(backend, group, found, ids)
+        except VolumeConflict:
+            if backend.clock.now() >= until:
+                raise
+        else:
+            return
+        backend.clock.sleep(backend.poll_interval_s)
+        there = patiently(backend, backend.observe, group)
+        found |= {name: (there.volume(v.id) or v, adopted) for name, (v, adopted) in found.items()}
 
 
 def _found(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import RankVolError
 from airflow_rankvol.records import Node, Observation, RankResult, to_iso
+
+#: How deep a result may be nested: Airflow's serializers recurse.
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,36 @@ class ResultNotJson(RankVolError):
 
 
 def _text(raw: dict[str, Any], field: str) -> str:
-    return base64.b64decode(raw.get(field) or "", validate=True).decode("utf-8", errors="replace")
+    text = base64.b64decode(raw.get(field) or "", validate=True).decode("utf-8", errors="replace")
+    return text if field == "output_b64" else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _check_storable(value: Any) -> None:
+    """Refuse what Airflow cannot keep: PostgreSQL's JSON takes no NUL, lone surrogate or infinity, serializers recurse.
+
+    The bootstrap's ``rv_is_json`` refuses the same on the node, before it writes the completion record.
+    """
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH + 1:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+        if any("\0" in part for item in level for part in ((item,) if isinstance(item, str) else _keys(item))):
+            raise ValueError("a text in it holds NUL")
+        level = [part for item in level for part in _parts(item)]
+
+
+def _keys(item: Any) -> Iterable[str]:
+    return item if isinstance(item, dict) else ()
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
 
 
 def parse_report(raw: str) -> Report:
@@ -64,15 +93,15 @@ def parse_report(raw: str) -> Report:
         data = json.loads(raw)
         output_text = _text(data, "output_b64")
         report = _report(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ReportUnreadable(
             f"found a report that cannot be read ({exc!r}): {raw[:200]!r}; expected the bootstrap's JSON. "
             "A retry returns the result if the rank had finished"
         ) from exc
     try:
         output = json.loads(output_text, parse_constant=_no_constant) if output_text.strip() else None
-        json.dumps(output, ensure_ascii=False).encode()  # Airflow's database takes no lone surrogates
-    except ValueError as exc:
+        _check_storable(output)
+    except (ValueError, RecursionError) as exc:
         if report.exit_code == 0:
             raise ResultNotJson(
                 f"$RANKVOL_RESULT is not JSON ({exc}); found {output_text[:200]!r}, expected one JSON value. "

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -65,6 +66,24 @@ def test_gather_goes_on_without_the_very_ranks_that_did_not_succeed(job: tuple[i
     nodes, missing = job
     spec = replace(SPEC, role=Role.GATHER, rank=0, nodes=nodes, missing=tuple(missing), allow_missing=True)
     assert run_bash(without_start(spec) + "rv_left_out") == ",".join(map(str, sorted(missing)))
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ('{"a": [1, 2.5, null, true, "x"]}', "good"), (r'"\\u0000 \ud83e\udd95"', "good"),
+        ("rows=3", "bad"), ("NaN", "bad"), (r'["\u0000"]', "bad"), (r'{"\u0000": 1}', "bad"), (r'"\udce9"', "bad"),
+        ("1e999", "bad"), ("-1e999", "bad"),
+        ("[" * 100 + "1" + "]" * 100, "good"), ("[" * 101 + "1" + "]" * 101, "bad"),
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_node_refuses_the_results_that_airflow_cannot_keep(tmp_path: Path, result: str, told: str) -> None:
+    """It does so before it writes the completion record, which every retry would return."""
+    path = tmp_path / "result.json"
+    path.write_text(result, encoding="utf-8")
+    asked = f"{without_start(SPEC)}rv_is_json {path} >/dev/null 2>&1 && echo good || echo bad"
+    assert run_bash(asked).strip() == told
 
 
 def test_the_script_is_valid_bash() -> None:

@@ -56,6 +56,35 @@ def test_a_result_that_no_database_takes_is_an_error_that_shows_it() -> None:
     assert parse_report(a_report(output='"\\ud83e\\udd95"')).output == "\N{SAUROPOD}"
 
 
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        (r'{"a": ["x\u0000y"]}', "a text in it holds NUL"),
+        (r'{"x\u0000y": 1}', "a text in it holds NUL"),
+        ("[1e999]", "Out of range float"),
+        ("[-1e999]", "Out of range float"),
+        ("[" * 101 + "1" + "]" * 101, "nested deeper than 100"),
+        ("[" * 50_000 + "]" * 50_000, "recursion depth"),
+    ],
+    ids=["NUL", "NUL in a name", "infinity", "minus infinity", "deep", "very deep"],
+)
+def test_a_result_that_airflow_cannot_keep_is_an_error_and_hides_no_failure(output: str, why: str) -> None:
+    """PostgreSQL's JSON takes neither; a task whose result cannot be stored would never succeed."""
+    with pytest.raises(ResultNotJson, match=why):
+        parse_report(a_report(output=output))
+    assert parse_report(a_report(exit_code=2, output=output, log_tail="boom")).output is None
+
+
+def test_a_result_may_be_nested_and_speak_of_nul() -> None:
+    deep = "[" * 100 + "]" * 100
+    assert json.dumps(parse_report(a_report(output=deep)).output) == deep
+    assert parse_report(a_report(output=r'"\\u0000"')).output == r"\u0000"
+
+
+def test_what_was_printed_may_hold_nul() -> None:
+    assert parse_report(a_report(log_tail="a\0b")).log_tail == "a\N{REPLACEMENT CHARACTER}b"
+
+
 def test_bad_output_of_a_command_that_failed_does_not_hide_the_failure() -> None:
     report = parse_report(a_report(exit_code=2, output="half a resu", log_tail="boom"))
     assert (report.exit_code, report.output, report.log_tail) == (2, None, "boom")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from airflow_rankvol.backends._aws_calls import Ec2
+from airflow_rankvol.engine import provision as provisioning
+from airflow_rankvol.engine.marks import claim
 from airflow_rankvol.errors import NotReady, VolumeConflict
 from tests.clouds.aws.backend.kit import Lab
+from tests.unit.engine.engine_kit import Rig
 
 MINE = {"rankvol:used_by": "mine"}
 
@@ -32,10 +35,8 @@ def right_after_tagging(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], ob
 
 def user_of(lab: Lab, volume_id: str) -> str:
     lab.settle()
-    found = lab.process().observe(lab.group).volume(volume_id)
-    assert found is not None
-    assert found.tags is not None
-    return found.tags.used_by
+    (raw,) = lab.double.boto3("ec2").describe_volumes(VolumeIds=[volume_id])["Volumes"]
+    return str({tag["Key"]: tag["Value"] for tag in raw["Tags"]}["rankvol:used_by"])
 
 
 def test_a_claim_is_refused_where_another_run_was_quicker(lab: Lab) -> None:
@@ -78,6 +79,56 @@ def test_a_claim_fails_where_a_volume_goes_right_after(
     right_after_tagging.append(other)
     with pytest.raises(VolumeConflict, match="gone, or being deleted"):
         lab.backend.tag_volumes(ids, MINE, held_by="")
+
+
+@pytest.mark.parametrize("answer", ["newer", "older"])
+def test_a_run_gets_what_the_run_before_it_has_just_given_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """A DAG's runs follow each other within seconds; to a claim EC2 may show newer tags than before it, or older."""
+    first = lab.rig(2, volume_template={"scope": "dag"}, run="first")
+    first.create()
+    lab.settle(1000.0)
+    first.teardown()
+    second = Rig(cast("Any", lab.process()), lab.rig(2, volume_template={"scope": "dag"}, run="second").plan)
+    # How old tags have to be so that EC2 shows them: first to the look, then to each claim.
+    lags = iter([500.0, 0.0, 0.0] if answer == "newer" else [0.0, 500.0, 0.0])
+    lab.double.settings(visible_s=next(lags, 0.0))
+    seen: list[set[str]] = []
+
+    def in_between(*args: Any) -> None:
+        seen.append({volume.tags.used_by for volume, _ in args[2].values()})
+        lab.double.settings(visible_s=next(lags, 0.0))
+        claim(*args)
+
+    monkeypatch.setattr(provisioning, "claim", in_between)
+    made = second.create()
+    assert {user_of(lab, volume.id) for slot in made for volume in slot.volumes} == {second.group.key}
+    assert seen[0] == ({first.group.key} if answer == "newer" else {""})
+    assert seen[-1] == {""}
+    assert len(seen) > 1
+
+
+def test_a_run_does_not_get_what_a_run_that_lives_has_just_got(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes too late is told by whom it is held, and does not wait for it."""
+    old = lab.rig(1, volume_template={"scope": "dag"}, run="first")
+    ((made,),) = [slot.volumes for slot in old.create()]
+    old.teardown()
+    lab.settle(20.0)
+    rig = lab.rig(1, volume_template={"scope": "dag"}, run="second")
+    began = lab.backend.clock.now()
+
+    def in_between(*args: Any) -> None:
+        theirs = {"rankvol:used_by": "theirs", "rankvol:used_dag": "dag", "rankvol:used_run": "third"}
+        lab.process().tag_volumes([made.id], theirs, held_by="")
+        lab.settle()
+        claim(*args)
+
+    monkeypatch.setattr(provisioning, "claim", in_between)
+    with pytest.raises(VolumeConflict, match="in use by run third of DAG dag, which lives"):
+        provisioning.provision(rig.backend, rig.plan, generation=1, lives=lambda _dag, run: run == "third")
+    assert (lab.backend.clock.now() - began).total_seconds() < 60
+    assert user_of(lab, made.id) == "theirs"
 
 
 def test_a_claim_of_what_is_not_shown_yet_is_tried_again(lab: Lab) -> None:
