@@ -212,7 +212,7 @@ def backend_of(settings: Settings) -> Backend:
     if settings.conn_type not in known:
         raise ConfigError(
             f"connection {settings.conn_id!r} is of type {settings.conn_type!r}; this version of airflow_rankvol "
-            f"knows {', '.join(sorted(known))}. Did you mean another connection?"
+            f"knows {', '.join(sorted(known))}. Name a connection of one of these types"
         )
     module, _, name = known[settings.conn_type].partition(":")
     factory: Callable[[Settings], Backend] = getattr(importlib.import_module(module), name)

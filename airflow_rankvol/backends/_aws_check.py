@@ -86,6 +86,10 @@ def _check_templates(plan: Plan, tags: Tags) -> None:
     for template, volume in _templates(plan):
         where = f"volume {volume.name}"
         check_bounds(template, where)
+        if "Name" in template.tags:
+            raise ConfigError(
+                f"{where}: tag 'Name' is the volume's name, which the job gives it. Use another key in tags"
+            )
         if template.image:
             raise ConfigError(f"{where}: image={template.image!r}; an EBS volume starts blank or from a snapshot")
         if volume.reclaim is ReclaimPolicy.SNAPSHOT:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from airflow_rankvol.backends._aws_launch import DEFAULT_ROOT_TYPE, Machine, report_tags, tag_count
 from airflow_rankvol.backends._aws_places import Places
-from airflow_rankvol.backends._aws_types import TYPES
 from airflow_rankvol.backends._aws_wire import MAX_GO_NODES, MAX_PARTS, fits_metadata
 from airflow_rankvol.errors import ConfigError
 from airflow_rankvol.records import Tags
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from airflow_rankvol.plan import Plan
 
 MAX_TAGS = 50
+ROOT_TYPES = ("gp3", "gp2")
 
 
 def check_nodes(plan: Plan, places: Places, zones: Mapping[int, str]) -> list[tuple[NodeTemplate, Machine]]:
@@ -88,8 +88,11 @@ def _check_architectures(places: Places, template: NodeTemplate, where: str) -> 
 
 def _check_fields(template: NodeTemplate, where: str, *, together: bool) -> None:
     root_type = template.root_type or DEFAULT_ROOT_TYPE
-    if root_type not in TYPES or TYPES[root_type].iops_needed:
-        raise ConfigError(f"{where}.root_type: {root_type!r} was found; expected gp3, gp2 or another type without iops")
+    # "You can't use st1 or sc1 EBS volumes as root volumes" (EC2 User Guide, "Root volumes").
+    if root_type not in ROOT_TYPES:
+        raise ConfigError(f"{where}.root_type: {root_type!r} was found; expected one of {', '.join(ROOT_TYPES)}")
+    if "Name" in template.tags:
+        raise ConfigError(f"{where}.tags: 'Name' is the node's name in the console, and set here. Use another key")
     for key in template.tags:
         if not fits_metadata(key):
             raise ConfigError(
@@ -146,7 +149,9 @@ def _first_offered(places: Places, template: NodeTemplate, where: str, zone: str
     offers = places.offers(types)
     for name in types:
         if not offers[name]:
-            raise ConfigError(f"{where}.machine_type: there is no {name!r} in this region. Did you mean another?")
+            raise ConfigError(
+                f"{where}.machine_type: there is no {name!r} in this region. See `aws ec2 describe-instance-types`"
+            )
     offered = next((name for name in types if zone in offers[name]), None)
     if offered is None:
         good = sorted(set.intersection(*(set(offers[name]) for name in types)))

@@ -38,7 +38,8 @@ class MachineType:
     Args:
         architectures: what images it boots; some types boot 32-bit ones, too.
         attachments: how many volumes it takes besides the disk that it boots from.
-        nvme: whether it shows volumes as NVMe devices, by whose links nodes find theirs.
+        nvme: whether it shows volumes as NVMe devices, by whose links nodes find theirs: not where NvmeSupport is but
+            "supported", as of I3, whose own disks are such.
     """
 
     name: str
@@ -131,7 +132,7 @@ class Places:
             ebs = raw.get("EbsInfo", {})
             limit = int(ebs.get("MaximumEbsAttachments") or DEFAULT_ATTACHMENTS)
             # The disk that it boots from is one of them.
-            return MachineType(name, architectures, limit - 1, ebs.get("NvmeSupport") != "unsupported")
+            return MachineType(name, architectures, limit - 1, ebs.get("NvmeSupport", "required") == "required")
 
         return self._once(f"type {name}", ask)
 

@@ -20,6 +20,7 @@ REPORT_TAG = "rankvol:report"
 #: On the disk that a node boots from: its node. It carries no ``rankvol:key``, so it is no rank's volume.
 ROOT_TAG = "rankvol:root"
 
+_SPECIAL = re.compile(r"[*?\\]")
 _AFTER_CREATION = re.compile(r"\+(\d{1,9})s")
 
 _VOLUME_STATES = {
@@ -235,13 +236,17 @@ def devices_of(raw: Mapping[str, Any]) -> set[str]:
 
 
 def filters(**wanted: str | Sequence[str] | None) -> list[dict[str, Any]]:
-    """Return EC2 filters; None leaves one out. ``tag_owner`` stands for ``tag:rankvol:owner``, ``_`` for ``-``."""
+    r"""Return EC2 filters; None leaves one out. ``tag_owner`` stands for ``tag:rankvol:owner``, ``_`` for ``-``.
+
+    Values mean themselves: "Use a backslash to escape special characters" (EC2 API, Filter): ``*``, ``?`` and ``\``.
+    """
     found = []
     for name, values in wanted.items():
         if values is None:
             continue
         key = f"tag:rankvol:{name[4:]}" if name.startswith("tag_") else name.replace("_", "-")
-        found.append({"Name": key, "Values": [values] if isinstance(values, str) else sorted(values)})
+        texts = [values] if isinstance(values, str) else sorted(values)
+        found.append({"Name": key, "Values": [_SPECIAL.sub(r"\\\g<0>", text) for text in texts]})
     return found
 
 

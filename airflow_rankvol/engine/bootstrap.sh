@@ -391,12 +391,11 @@ rv_run() {
 # Is file $1 JSON? Asks whatever the node has; where there is nothing to ask, the engine finds out.
 rv_is_json() {
   if command -v python3 >/dev/null; then
-    # Some JSON no database takes: lone surrogates, NUL, 1e999, what is nested too deep (the engine's results.py).
+    # Some JSON no database takes: lone surrogates, NUL, 1e999; nor what is nested too deep (the engine's results.py).
     python3 -I -c 'import json, sys; a = json.load(open(sys.argv[1], encoding="utf-8"), parse_constant=sys.exit)
-json.dumps(a, ensure_ascii=False, allow_nan=False).encode()
-bad = lambda v, left: not left or (isinstance(v, str) and "\0" in v) or (isinstance(v, dict) and \
-any("\0" in k or bad(x, left - 1) for k, x in v.items())) or (isinstance(v, list) and any(bad(x, left - 1) for x in v))
-sys.exit(bad(a, 101))' "$1"
+b, a = json.dumps(a, ensure_ascii=False, allow_nan=False).encode().replace(b"\\\\", b""), [a]
+exec("a = [x for v in a if type(v) in (dict, list) for x in (v if type(v) is list else v.values())];"*101)
+sys.exit(b"\\u0000" in b or a > [])' "$1"
   elif command -v jq >/dev/null; then
     jq -e 'true' "$1"
   elif perl -MJSON::PP -e 1; then
@@ -410,7 +409,7 @@ rv_take_result() {
   [ ! -f "$RV_RESULT" ] || size=$(stat -L -c %s "$RV_RESULT")
   if [ "$size" -gt 16384 ]; then
     [ "$RV_CODE" != 0 ] || RV_CODE=1 RV_ERROR="\$RANKVOL_RESULT holds $size bytes; at most 16384 are allowed. Keep \
-large results on the volume, and write only what Airflow needs to know"
+large results on the volume, and write what Airflow needs"
   elif grep -q '[^[:space:]]' "$RV_RESULT" 2>/dev/null; then
     RV_OUTPUT=$(rv_b64 <"$RV_RESULT")
     # A record with a result that nobody can read would be returned by every retry.

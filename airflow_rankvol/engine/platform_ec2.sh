@@ -13,6 +13,10 @@ rv_show() {
   exec cat >/dev/null
 }
 
+# EC2 may start a node again after its host has failed: then neither this script nor its timer runs, but what lies here,
+# which cloud-init runs with every boot before the script of the first one.
+: "${RV_BOOTS:=/var/lib/cloud/scripts/per-boot}"
+[ -d "$RV_BOOTS" ] && printf '#!/bin/sh\nshutdown -h now' | install /dev/stdin "$RV_BOOTS/rankvol"
 : "${RV_IMDS:=http://169.254.169.254}" "${RV_IMDS_WAIT:=60}" "${RV_SHOWN:=32768}"
 # A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins.
 exec {RV_STDOUT}>&1 > >("${RV_SHOW:-rv_show}") 2>&1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import fnmatch
+import functools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -80,13 +81,18 @@ def _values(world: World, resource: R, name: str, filters: Filters[R]) -> Sequen
 
 
 def _hit(found: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether a value matches one pattern: `*` and `?` are wild, and a backslash takes that away."""
-    return any(v == p or (not _exact(p) and _wild(v, p)) for v in found for p in patterns)
+    r"""Return whether a value matches one pattern: `*` and `?` are wild, and a backslash takes that away.
+
+    API:Filter: "specify \\*amazon\\?\\\\ to search for the literal string *amazon?\\".
+    """
+    return any(v == p if _exact(p) else _pattern(p).fullmatch(v) for v in found for p in patterns)
 
 
-def _wild(value: str, pattern: str) -> bool:
-    literal = pattern.replace("[", "[[]").replace("\\*", "[*]").replace("\\?", "[?]")
-    return fnmatch.fnmatchcase(value, literal)
+@functools.lru_cache(maxsize=4096)
+def _pattern(text: str) -> re.Pattern[str]:
+    wild = {"*": ".*", "?": ".?"}
+    parts = re.findall(r"\\.|.", text, re.DOTALL)
+    return re.compile("".join(wild.get(part) or re.escape(part[-1]) for part in parts), re.DOTALL)
 
 
 def page(

@@ -119,7 +119,9 @@ def test_filters_find_what_they_name(ec2: Any, double: Double, make_volume: Make
         (by(tag__a=["1", "2"]), [one, two]),
         (by(tag__a="1", tag__b="y"), []),
         (by(tag__b="*x*"), [one, two]),
-        (by(tag__b="?x?"), []),
+        (by(tag__b="?x?"), [one]),  # "zero or one character"
+        (by(tag__b="??x"), [one]),
+        (by(tag__b="\\[x]\\*"), [two]),
         (by(tag__b="[x]\\*"), [two]),
         (by(tag_key="b"), [one, two]),
         (by(status="available"), [two]),

@@ -49,6 +49,21 @@ def test_a_volume_is_found_by_its_id_without_the_dash(shell: Shell) -> None:
     assert said(shell, "rv_device vol-0123abc") == "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123abc"
 
 
+def test_a_node_that_is_started_again_shuts_down(shell: Shell) -> None:
+    """cloud-init runs user data with the first boot only, and the timer is gone by then."""
+    per_boot = shell.home / "per-boot"
+    per_boot.mkdir()
+    said(shell, "true", RV_BOOTS=str(per_boot))
+    (script,) = per_boot.iterdir()
+    assert os.access(script, os.X_OK)
+    assert script.read_text(encoding="utf-8").splitlines() == ["#!/bin/sh", "shutdown -h now"]
+
+
+def test_without_cloud_init_nothing_is_left_for_a_second_boot(shell: Shell) -> None:
+    said(shell, "true", RV_BOOTS=str(shell.home / "nowhere"))
+    assert not (shell.home / "nowhere").exists()
+
+
 class TestMetadata:
     @pytest.mark.parametrize("broken", [0, 3])
     def test_the_address_comes_from_the_service_with_a_token_even_when_it_is_slow(

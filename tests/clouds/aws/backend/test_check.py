@@ -69,7 +69,11 @@ def test_what_is_of_another_cloud_is_ignored_with_a_word(lab: Lab, caplog: pytes
         ({"node": {"tags": {str(n): "x" for n in range(20)}}, "rendezvous": True}, "tags.*takes 50"),
         ({"node": {"report": "ssm"}}, r"node\.instance_profile is not set.*report='ssm'"),
         ({"node": {"root_size": "1GB"}}, "root_size.*needs at least"),
-        ({"node": {"root_type": "io2"}}, "root_type: 'io2'"),
+        ({"node": {"root_type": "io2"}}, "root_type: 'io2'.*gp3, gp2"),
+        ({"node": {"root_type": "st1", "root_size": "200GB"}}, "root_type: 'st1'.*gp3, gp2"),
+        ({"node": {"machine_type": "i3.large"}}, r"i3\.large shows volumes not as NVMe devices"),
+        ({"node": {"tags": {"Name": "mine"}}}, r"node\.tags: 'Name'"),
+        ({"volume_template": {"tags": {"Name": "mine"}}}, "tag 'Name' is the volume's name"),
         ({"nodes": 600, "rendezvous": True}, "at most 512 start together"),
         (
             {"volumes": [f"d{n}-${{NODE_RANK}}:/d{n}" for n in range(40)], "nodes": 1},

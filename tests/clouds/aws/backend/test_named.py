@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from airflow_rankvol.backends import _aws_calls
+from airflow_rankvol.backends.base import Selector
 from airflow_rankvol.engine.work import Work
 from airflow_rankvol.errors import VolumeConflict
 from airflow_rankvol.records import Observation, VolumeState
@@ -137,3 +139,13 @@ def test_what_a_node_says_of_a_volume_is_not_taken_for_ever(lab: Lab) -> None:
         lab.settle(1800)
         costs.append(look(lab, rig)[1]["ec2:DescribeVolumes"])
     assert sorted(costs) == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("owner", ["CORP\\data", "team*", "team?", "a\\*b"])
+def test_an_owner_is_asked_for_as_it_is(lab: Lab, owner: str) -> None:
+    """EC2 takes a star, a question mark and a backslash in filters for something else: nothing would be found again."""
+    mine, like = replace(lab, owner=owner), replace(lab, owner="teams", key="ffffffff")
+    made = mine.volume()
+    like.volume()
+    assert [volume.id for volume in mine.process().list_owned(Selector(owner)).volumes] == [made.id]
+    assert [volume.id for volume in mine.process().observe(mine.group).volumes] == [made.id]
