@@ -7,25 +7,16 @@ from datetime import datetime, timedelta
 
 from airflow_rankvol.engine.decide import Gang, NodeView, Others, Overdue, Situation, VolumeView
 from airflow_rankvol.engine.twins import chosen, is_settled
+from airflow_rankvol.engine.whose import volume_view
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.records import Node, NodeState, Observation, Role, Volume, VolumeState
+from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeState
 
 _NODE_VIEWS = {
     NodeState.PENDING: NodeView.PENDING,
     NodeState.RUNNING: NodeView.RUNNING,
     NodeState.ENDED: NodeView.ENDED,
 }
-_VOLUME_VIEWS = {
-    VolumeState.CREATING: VolumeView.PENDING,
-    VolumeState.ATTACHING: VolumeView.PENDING,
-    VolumeState.DETACHING: VolumeView.PENDING,
-    VolumeState.DELETING: VolumeView.ABSENT,
-    VolumeState.ERROR: VolumeView.BROKEN,
-    VolumeState.AVAILABLE: VolumeView.FREE,
-}
 _WORST_FIRST = tuple(VolumeView)
-#: A node is listed at the latest so long after its launch, and so after its volumes were attached (EC2: a minute).
-UNLISTED = timedelta(seconds=60)
 
 
 def own_node(work: Work, observation: Observation) -> Node | None:
@@ -201,35 +192,6 @@ def _gang_view(work: Work, observation: Observation, node: Node | None) -> Gang:
     return Gang.READY if all(peer.ready for peer in waiting) else Gang.WAITING
 
 
-def _volume_view(
-    work: Work, observation: Observation, volume: Volume | None, node: Node | None, now: datetime
-) -> VolumeView:
-    if volume is None:
-        return VolumeView.ABSENT
-    if volume.state is not VolumeState.ATTACHED:
-        return _VOLUME_VIEWS[volume.state]
-    if node is not None and volume.attached_to == node.id:
-        return VolumeView.HERE
-    holder = observation.node(volume.attached_to)
-    if holder is None and _is_this_runs(work, volume, now):
-        return VolumeView.PENDING  # its node was launched, but is not listed yet
-    ours = holder is not None and holder.tags is not None and holder.tags.key == work.group.key
-    return VolumeView.STALE if ours else VolumeView.FOREIGN
-
-
-def _is_this_runs(work: Work, volume: Volume, now: datetime) -> bool:
-    """Say whether a volume's holder, which is not listed, is this run's for sure, or so new that it may be.
-
-    For sure it is where no other run can have the volume, or the holder's id holds its name. A volume that outlives
-    runs, and that this one was handed, may yet be held by an older one's node.
-    """
-    tags, key = volume.tags, work.group.key
-    name = (volume.attached_to or "").rpartition("/")[2]
-    if tags is None or tags.key == key or name.startswith(f"rankvol-{key}-"):
-        return tags is not None
-    return tags.used_by == key and volume.attached_at is not None and now - volume.attached_at < UNLISTED
-
-
 def free_mounts(work: Work, observation: Observation) -> list[tuple[str, Node]]:
     """Return each volume that waits to be attached, with its running node; in a gang, those of other ranks then.
 
@@ -255,7 +217,7 @@ def _free(wanted: Iterable[tuple[Node, Sequence[str]]], observation: Observation
 
 
 def _volumes_view(work: Work, observation: Observation, node: Node | None, now: datetime) -> VolumeView:
-    views = {_volume_view(work, observation, observation.volume(volume_id), node, now) for volume_id in work.volume_ids}
+    views = {volume_view(work, observation, observation.volume(volume_id), node, now) for volume_id in work.volume_ids}
     if work.role is Role.GATHER:
         views.discard(VolumeView.ABSENT)  # a rank without a volume is missing, not fatal by itself
     if not views:

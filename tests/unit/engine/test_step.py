@@ -297,6 +297,7 @@ def test_a_volume_that_a_live_node_of_another_run_holds_is_a_conflict_and_stays_
     assert one.observe().volume(one.slots[0].volumes[0].id).state is VolumeState.ATTACHED  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("tagged", [True, False], ids=["made", "adopted and never tagged"])
 @pytest.mark.parametrize(
     ("holder", "ago_s", "action"),
     [
@@ -307,13 +308,16 @@ def test_a_volume_that_a_live_node_of_another_run_holds_is_a_conflict_and_stays_
         ("a-zone/rankvol-99999999-11111111-r0-a1", 3600, Action.FAIL_CONFLICT),
     ],
 )
-def test_a_node_that_is_not_listed_yet_is_no_other_runs(holder: str, ago_s: float, action: Action) -> None:
+def test_a_node_that_is_not_listed_yet_is_no_other_runs(
+    holder: str, ago_s: float, action: Action, tagged: bool
+) -> None:
     """In a gang a peer's task launches it, between two lists of one look, or before EC2 shows it."""
     rig = a_rig(1, volume_template={"scope": "dag"})
     work, seen, now = rig.begin(0), rig.observe(), rig.backend.clock.now()
     (volume,) = seen.volumes
     held = replace(
         volume,
+        tags=volume.tags if tagged else None,
         state=VolumeState.ATTACHED,
         attached_to=holder.replace("KEY", rig.group.key),
         attached_at=now - timedelta(seconds=ago_s),
