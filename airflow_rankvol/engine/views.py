@@ -9,7 +9,7 @@ from airflow_rankvol.engine.decide import Gang, NodeView, Others, Overdue, Situa
 from airflow_rankvol.engine.twins import chosen, is_settled
 from airflow_rankvol.engine.whose import volume_view
 from airflow_rankvol.engine.work import Work
-from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeState
+from airflow_rankvol.records import Node, NodeState, Observation, Role, VolumeState, from_iso
 
 _NODE_VIEWS = {
     NodeState.PENDING: NodeView.PENDING,
@@ -17,6 +17,8 @@ _NODE_VIEWS = {
     NodeState.ENDED: NodeView.ENDED,
 }
 _WORST_FIRST = tuple(VolumeView)
+#: So far a worker's clock may go behind the cloud's.
+CLOCKS = timedelta(seconds=10)
 
 
 def own_node(work: Work, observation: Observation) -> Node | None:
@@ -85,13 +87,20 @@ def newest_attempt(work: Work, observation: Observation) -> int:
 def _is_older(work: Work, observation: Observation, node: Node, *, may_launch: bool) -> bool:
     """Say whether a node of the same rank comes before this work's own, by its attempt or by an earlier hand-out.
 
-    Hand-outs have no order by themselves. Of two nodes the younger is newer; so is one that is about to be launched.
-    Who waits for a node that is gone, and cannot launch, knows nothing of the others.
+    Hand-outs have no order by themselves. Of two nodes the younger is newer; so is one that is about to be launched
+    than what was there when its task began. Who waits for a node that is gone, and cannot launch, knows nothing of the
+    others.
     """
     if _same_handout(work, node):
         return attempt_of(node) < work.attempt
     own = own_node(work, observation)
-    return node.created_at <= own.created_at if own else may_launch
+    return node.created_at <= own.created_at if own else may_launch and _was_there(work, node)
+
+
+def _was_there(work: Work, node: Node) -> bool:
+    """Say whether a node was launched before this work's task began, as far as the two clocks agree."""
+    begun = from_iso(work.begun)
+    return begun is not None and node.created_at <= begun + CLOCKS
 
 
 def _is_newer(work: Work, observation: Observation, node: Node) -> bool:
@@ -105,13 +114,14 @@ def older_nodes(work: Work, observation: Observation, *, may_launch: bool) -> tu
     """Return the nodes that have to go before this attempt may hold the volumes.
 
     For a rank, its earlier attempts (in a gang, everybody's), of its own attempt what is one too many, and a gather
-    node that has its volumes. For gather, its earlier attempts and any rank's node that nobody watches any more; the
-    released nodes of a gang are left to finish by themselves, because a restarted gang computes its finished ranks
-    again, too. A node that has ended and holds nothing is history: EC2 lists it for another hour, whatever is asked
-    of it.
+    node that has its volumes. For gather, its earlier attempts, also other parts of those that have its volumes, and
+    any rank's node that nobody watches any more; the released nodes of a gang are left to finish by themselves, because
+    a restarted gang computes its finished ranks again, too. A node that has ended and holds nothing is history: EC2
+    lists it for another hour, whatever is asked of it.
     """
     older = [n for n in _pool(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
     older += spare_nodes(work, observation)
+    older += [n for n in _other_parts(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
     if work.role is Role.GATHER:
         own = own_node(work, observation)
         # One that is younger than gather's node is that of a rank which somebody has cleared since.
@@ -129,6 +139,18 @@ def _pool(work: Work, observation: Observation) -> tuple[Node, ...]:
     return observation.rank_nodes(work.group.key) if work.rendezvous else siblings(work, observation)
 
 
+def _other_parts(work: Work, observation: Observation) -> list[Node]:
+    """Return gather's nodes of another part's number that hold volumes of this part.
+
+    The parts of one attempt share no volume: these are of one that was split in another way.
+    """
+    if work.role is not Role.GATHER:
+        return []
+    holders = _holders(observation, work.volume_ids)
+    nodes = observation.rank_nodes(work.group.key, Role.GATHER)
+    return [node for node in nodes if node.id in holders and rank_of(node) != work.rank]
+
+
 def _stale_gather(work: Work, observation: Observation) -> list[Node]:
     """Return the gather node that holds this rank's volumes: it gathers what is about to change."""
     if work.role is Role.GATHER:
@@ -136,9 +158,12 @@ def _stale_gather(work: Work, observation: Observation) -> list[Node]:
     nodes = observation.rank_nodes(work.group.key, Role.GATHER)
     if not nodes:
         return []
-    wanted = {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)}
-    holders = {volume.attached_to for volume in map(observation.volume, wanted) if volume}
+    holders = _holders(observation, {*work.volume_ids, *(volume_id for ids in work.gang for volume_id in ids)})
     return [node for node in nodes if node.id in holders]
+
+
+def _holders(observation: Observation, volume_ids: Iterable[str]) -> set[str | None]:
+    return {volume.attached_to for volume in map(observation.volume, volume_ids) if volume}
 
 
 def is_failed(node: Node) -> bool:
