@@ -124,11 +124,11 @@ def older_nodes(work: Work, observation: Observation, *, may_launch: bool) -> tu
     older += [n for n in _other_parts(work, observation) if _is_older(work, observation, n, may_launch=may_launch)]
     if work.role is Role.GATHER:
         own = own_node(work, observation)
-        # One that is younger than gather's node is that of a rank which somebody has cleared since.
+        # Gather's task begins when all of theirs have ended. One that came later is of a rank that was cleared since.
         ranks = [
             node
             for node in observation.rank_nodes(work.group.key)
-            if (node.created_at <= own.created_at if own else may_launch)
+            if _was_there(work, node) and (node.created_at <= own.created_at if own else may_launch)
         ]
         older += [node for node in ranks if node.state is NodeState.ENDED or not node.released]
     older = [node for node in older if node.state is not NodeState.ENDED or node.id in observation.holders]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from airflow_rankvol.engine.step import stop_own
+from airflow_rankvol.engine.step import advance, stop_own
 from airflow_rankvol.engine.views import own_node
 from airflow_rankvol.errors import (
     GatherFailed,
     GatherIncomplete,
+    NoCapacity,
     Throttled,
 )
 from airflow_rankvol.testing import (
@@ -170,3 +172,31 @@ def test_a_gather_that_waits_leaves_a_rank_alone_that_was_cleared_since(backend:
     assert outcome is not None or not gone
     assert backend.count("delete_node") == deleted
     assert own_node(work, rig.observe())
+
+
+@pytest.mark.parametrize("roomy", [False, True], ids=["still without room", "room at last"])
+def test_a_gather_that_is_still_launching_leaves_a_rank_alone_that_was_cleared_since(
+    backend: FakeBackend, roomy: bool
+) -> None:
+    backend.endings |= {("gather", -1): hangs(), ("rank", 1, 2): hangs()}
+    rig = a_rig(2, backend=backend)
+    for rank in range(2):
+        rig.run_rank(rank)
+    gather = rig.gather_work()
+    backend.faults.fail("create_node", NoCapacity)
+    before = backend.count("create_node")
+    while backend.count("create_node") == before:
+        advance(backend, gather, rig.observe(), rig._launcher(gather))
+        backend.clock.sleep(1)
+    backend.clock.sleep(30)
+    work = rig.start(1, try_number=2)
+    if roomy:
+        launched = replace(gather, slots=gather.slots[:1])  # what it asked for before rank 1 had its volume
+        assert rig.launch(launched) is None
+    deleted = backend.count("delete_node")
+    for _ in range(20):
+        advance(backend, gather, rig.observe(), rig._launcher(gather))
+        backend.clock.sleep(1)
+    assert backend.count("delete_node") == deleted
+    assert own_node(work, rig.observe())
+    assert rig.step(work) is None
