@@ -149,7 +149,7 @@ def get_ranks(request: Request, user: User, dag: str, run: str, group: str) -> d
     now = utc_now()
     tasks = runs.rank_tasks(found.job) if found.job else []
     slots = runs.slots(found.job) if found.job else []
-    backends = {seen.conn_id: seen.place.backend.name for seen in looks if seen.place}
+    backends = {seen.conn_id: seen.place.backend.name for seen in looks if seen.place and not seen.problem}
     return {
         "now": to_iso(now),
         "group": summary(found, table, now),

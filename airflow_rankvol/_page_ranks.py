@@ -30,7 +30,7 @@ def detail(
 
     Args:
         slots: what ``create_volumes`` pushed.
-        backends: the backend's name of each connection.
+        backends: the backend's name of each connection that was looked at just now, without a problem.
     """
     by_rank: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for item in group.items:
@@ -40,10 +40,11 @@ def detail(
     of_slot = {slot["rank"]: slot for slot in slots if isinstance(slot.get("rank"), int)}
     late = _common(group, now)
     backend = next((backends[conn] for conn in group.conn_ids if conn in backends), "")
+    looked = bool(backend) and backends.keys() >= {*group.conn_ids}
     ranks = sorted({*by_rank, *of_task, *of_slot} - {-1})
     rows = []
     for rank in ranks:
-        row = _rank(rank, by_rank[rank], of_task.get(rank), of_slot.get(rank, {}))
+        row = _rank(rank, by_rank[rank], of_task.get(rank), of_slot.get(rank, {}), looked=looked)
         spans = [*_spans(row, of_task.get(rank), now), *late]
         if not by_rank[rank]:
             row |= costs_of(_past(row, spans, backend, prices))
@@ -51,7 +52,9 @@ def detail(
     return {"ranks": rows, "others": by_rank[-1]}
 
 
-def _rank(rank: int, items: list[dict[str, Any]], task: RankTask | None, slot: Mapping[str, Any]) -> dict[str, Any]:
+def _rank(
+    rank: int, items: list[dict[str, Any]], task: RankTask | None, slot: Mapping[str, Any], *, looked: bool
+) -> dict[str, Any]:
     result = (task.result if task else None) or {}
     volumes = [item for item in items if item["kind"] == "volume"]
     nodes = sorted((item for item in items if item["kind"] == "node"), key=lambda item: item["attempt"])
@@ -64,26 +67,35 @@ def _rank(rank: int, items: list[dict[str, Any]], task: RankTask | None, slot: M
         "exit_code": result.get("exit_code"),
         "events": _events(result),
         "zone": next((item["zone"] for item in items if item["zone"]), slot.get("zone")),
-        "volumes": volumes or _told(result.get("volumes") or slot.get("volumes")),
+        "volumes": volumes or _told(result.get("volumes") or slot.get("volumes"), looked=looked),
         "nodes": nodes,
         **costs_of(known),
     }  # fmt: skip
 
 
-def _told(volumes: Any) -> list[dict[str, Any]]:
-    """Return volumes that are not there (any more) as the tasks told of them; an XCom may have been changed by hand."""
+def _told(volumes: Any, *, looked: bool) -> list[dict[str, Any]]:
+    """Return volumes that were not seen as the tasks told of them; an XCom may have been changed by hand.
+
+    Those that exist are gone only where somebody has looked; adopted ones carry no tags by which they would be seen.
+    """
     return [
         {
             "kind": "volume",
             "id": str(volume.get("id") or ""),
             "name": str(volume.get("name") or ""),
-            "state": "gone" if volume.get("id") else "planned",
+            "state": _state(volume, looked=looked),
             "size_gib": size if isinstance(size := volume.get("size_gib"), int | float) else None,
             "type": str(volume.get("type") or "") or None,
         }
         for volume in (volumes if isinstance(volumes, list) else [])
         if isinstance(volume, Mapping)
     ]
+
+
+def _state(volume: Mapping[str, Any], *, looked: bool) -> str:
+    if not volume.get("id"):
+        return "planned"
+    return "gone" if looked and not volume.get("adopted") else "unknown"
 
 
 def _events(result: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ REPORT = json.dumps({"version": 1, "phase": "done", "exit_code": 0, "output_b64"
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured; times in seconds."""
+    """What was measured; times in seconds. ``in_loop`` counts calls for which the event loop itself waited."""
 
     ranks: int
     looks: int
@@ -48,6 +48,7 @@ class Figures:
     log_reads: int
     memory_kib: int
     threads: int
+    in_loop: int
 
     def lag_s(self, part: float) -> float:
         """Return the lag that this part of all measurements stayed below."""
@@ -73,6 +74,7 @@ class Cloud(FakeBackend):
     over: bool = False
     looks: int = 0
     log_reads: int = 0
+    in_loop: int = 0
     began: Any = field(default_factory=utc_now)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Cloud(FakeBackend):
     def observe(self, group: Group) -> Observation:
         """Return all nodes and volumes, made anew as from an answer."""
         self.looks += 1
-        time.sleep(LOOK_S)
+        self._wait(LOOK_S)
         state = NodeState.ENDED if self.over else NodeState.RUNNING
         held = VolumeState.AVAILABLE if self.over else VolumeState.ATTACHED
         return Observation(
@@ -102,14 +104,20 @@ class Cloud(FakeBackend):
 
     def read_report(self, node_id: str) -> str:  # noqa: ARG002 - all of them have succeeded
         """Return a report of success."""
-        time.sleep(0.05)
+        self._wait(0.05)
         return REPORT
 
     def read_log(self, node_id: str, position: int) -> LogPart:  # noqa: ARG002 - all of them print the same
         """Return twenty new lines."""
         self.log_reads += 1
-        time.sleep(0.05)
+        self._wait(0.05)
         return LogPart(tuple(f"line {n}" for n in range(position, position + 20)), position + 20)
+
+    def _wait(self, seconds: float) -> None:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()  # of this very thread
+            self.in_loop += 1
+        time.sleep(seconds)
 
 
 def triggers_of(cloud: Cloud) -> list[RankTrigger]:
@@ -166,6 +174,7 @@ async def _measured(cloud: Cloud, intervals: int) -> Figures:
         log_reads=cloud.log_reads,
         memory_kib=memory_kib - before_kib,
         threads=threading.active_count(),
+        in_loop=cloud.in_loop,
     )
 
 

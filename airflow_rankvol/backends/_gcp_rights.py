@@ -91,7 +91,7 @@ def needed(plan: Plan, project: str) -> frozenset[str]:
         "compute.subnetworks.get": own(name for node in nodes for name in subnets_of(node)),
         "compute.instances.setServiceAccount": any(node.service_account for node in nodes),
         "compute.instances.setTags": any(node.network_tags for node in nodes),
-        "compute.snapshots.useReadOnly": any(volume.template.snapshot for volume in plan.volumes()),
+        "compute.snapshots.useReadOnly": snapshots,
         "compute.subnetworks.useExternalIp": any(node.external_ip for node in nodes),
         "compute.zoneOperations.list": any(node.spot for node in nodes),
     }

@@ -123,10 +123,10 @@ def family_of(machine_type: str) -> str:
 def moves(machine_type: str) -> bool:
     """Say whether an instance can move to another host while it runs.
 
-    Those with accelerators and on bare metal cannot (Compute Engine's documentation, "Live migration process during
-    maintenance events").
+    Those with accelerators, of the family H4D and on bare metal cannot (Compute Engine's documentation, "Set VM host
+    maintenance policy").
     """
-    return family_of(machine_type) not in WITH_ACCELERATORS and not machine_type.endswith("-metal")
+    return family_of(machine_type) not in (*WITH_ACCELERATORS, "h4d") and not machine_type.endswith("-metal")
 
 
 def boot_type_of(machine_type: str) -> str:

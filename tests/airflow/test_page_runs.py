@@ -131,6 +131,32 @@ def test_when_the_volumes_are_gone_their_size_and_cost_are_still_told(bench: Dag
     assert row["unknown"] == ["no price for directory on local"]
 
 
+@pytest.mark.parametrize("backends", [{}, {"elsewhere": "local"}], ids=["no answer", "another place"])
+def test_volumes_of_a_place_that_was_not_looked_at_are_not_called_gone(ended: Run, backends: dict[str, str]) -> None:
+    """Whoever reads that looks for them no more, and pays."""
+    group, _, _ = shown(ended)
+    assert group.job
+    bare = Found(group.where, job=group.job)
+    tasks, slots = runs.rank_tasks(group.job), runs.slots(group.job)
+    table, now = PriceTable.load(), utc_now()
+    told = detail(bare, tasks, slots, table, {"rankvol_default": "local"}, now)["ranks"]
+    assert {volume["state"] for row in told for volume in row["volumes"]} == {"gone"}
+    rows = detail(bare, tasks, slots, table, backends, now)["ranks"]
+    assert {volume["state"] for row in rows for volume in row["volumes"]} == {"unknown"}
+    assert all(row["usd"] is None and row["gib_hours"] == 0 for row in rows)
+
+
+def test_an_adopted_volume_is_not_called_gone(ended: Run) -> None:
+    """It carries no tags of ours: no look shows it."""
+    group, _, _ = shown(ended)
+    told = {"volumes": [{"id": "shard-0", "name": "shard-0", "size_gib": 1, "type": None, "adopted": True}]}
+    tasks = [runs.RankTask(0, "running", 1, None, told)]
+    (row,) = detail(
+        Found(group.where, job=group.job), tasks, [], PriceTable.load(), {"rankvol_default": "local"}, utc_now()
+    )["ranks"]
+    assert [volume["state"] for volume in row["volumes"]] == ["unknown"]
+
+
 def test_whether_a_run_lives_is_told_by_its_state_and_its_tasks(ended: Run, bench: DagBench) -> None:
     """A run that is over lives while a task of it does; one that nobody knows is unknown."""
     dag_id, run_id = ended.dag.dag_id, ended.run_id

@@ -130,7 +130,8 @@ def test_no_accelerator_is_refused_for_a_machine_that_may_take_it(machine: str, 
 
 
 @pytest.mark.parametrize(
-    ("machine", "can"), [("n2-standard-2", True), ("c3-standard-192-metal", False), ("g2-standard-4", False)]
+    ("machine", "can"),
+    [("n2-standard-2", True), ("c3-standard-192-metal", False), ("g2-standard-4", False), ("h4d-standard-192", False)],
 )
 def test_neither_metal_nor_accelerators_move_to_another_host(machine: str, can: bool) -> None:
     assert moves(machine) == can

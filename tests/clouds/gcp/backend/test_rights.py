@@ -110,6 +110,7 @@ JOBS: list[tuple[dict[str, Any], set[str]]] = [
         {"volume_template": {"size": "20GB", "snapshot": "a-snapshot"}},
         {"compute.snapshots.get", "compute.snapshots.useReadOnly"},
     ),
+    ({"volume_template": {"size": "20GB", "snapshot": f"{ELSEWHERE}/global/snapshots/theirs"}}, set()),
     (
         {"volume_template": {"size": "20GB", "image": "own-image"}},
         {"compute.images.get", "compute.images.useReadOnly"},
