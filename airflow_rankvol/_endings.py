@@ -85,10 +85,11 @@ def ending_of_parts(outcomes: Sequence[Outcome], succeeded: Collection[int] = ()
     copied = [outcome.report.copied for outcome in outcomes if outcome.report]
     if not failed and -1 in copied and max(copied) <= 0:
         text = (
-            "gather: collect matches no file on any volume, although there are some, so nothing was copied. The "
-            "volumes are kept: mend that, then clear gather"
+            "gather: the results could not be copied: collect matches no file on any volume, although there are some; "
+            "the manifests at the destination list none. The volumes are kept: mend that, then clear gather"
         )
-        failed = {**endings[0], "error": text, "error_type": GatherFailed.__name__}
+        result = {**endings[0]["result"], "exit_code": 1}  # the part's 0 would pass for a success
+        failed = {**endings[0], "result": result, "error": text, "error_type": GatherFailed.__name__}
     return {
         **(failed or endings[0]),
         "output": [ending["output"] for ending in endings],

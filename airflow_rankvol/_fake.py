@@ -171,7 +171,6 @@ class Boot:
     digest: str = ""
     rendezvous: bool = False
     reuse: bool = True
-    missing: tuple[int, ...] = ()
     allow_missing: bool = False
 
 
@@ -268,6 +267,5 @@ def read_script(script: str) -> Boot:
         digest=values.get("DIGEST", ""),
         rendezvous=values.get("RENDEZVOUS") == "1",
         reuse=values.get("REUSE") == "1",
-        missing=tuple(int(rank) for rank in values.get("MISSING", "").split(",") if rank),
         allow_missing=values.get("ALLOW_MISSING") == "1",
     )

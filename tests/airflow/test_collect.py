@@ -99,5 +99,10 @@ def test_several_parts_of_gather_that_find_nothing_keep_the_volumes(
     dag = bench.job(nodes=2, commands=WRITE, destination=f"{tmp_path}/x", collect="nothing", deferrable=deferrable)
     run = bench.run(dag)
     assert (run.state, run.states()["gather"]) == ("failed", "failed")
-    assert "collect matches no file on any volume, although there are some" in run.log
+    (line,) = [
+        line for line in run.log.splitlines() if "collect matches no file on any volume" in line and "exit" in line
+    ]
+    assert "the results could not be copied" in line
+    assert "(exit code 1)" in line
+    assert [json.loads(text)["files"] for text in files(tmp_path / "x").values()] == [[], []]
     assert len(bench.left(dag).volumes) == 2
