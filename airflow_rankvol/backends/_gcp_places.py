@@ -109,11 +109,12 @@ class Places:
             raise ConfigError(f"there is no zone in region {self.region()!r} that is up; correct region, or name zones")
         return pick(zones, tags.owner, tags.dag, tags.group)
 
-    def offers(self, names: Sequence[str], zones: Sequence[str]) -> Offers:
+    def offers(self, names: Sequence[str], zones: Sequence[str], *, whole: bool = True) -> Offers:
         """Return by name, then by zone, which machine types exist.
 
         Args:
             zones: those that count. Custom types are asked for in each by itself: no list has them.
+            whole: whether all of them have to be listed; else one that cannot be reached seems to offer nothing.
 
         Raises:
             RetryableError: of one of these zones, or of the whole list, Compute Engine does not know for now.
@@ -121,7 +122,7 @@ class Places:
         custom = sorted(filter(is_custom, set(names)))
         found = {name: {zone: self.machine_type(name, zone) for zone in zones} for name in custom}
         return {
-            **self._listed(tuple(sorted(set(names).difference(custom))), tuple(sorted(zones))),
+            **self._listed(tuple(sorted(set(names).difference(custom))), tuple(sorted(zones)) if whole else ()),
             **{name: {zone: kind for zone, kind in there.items() if kind} for name, there in found.items()},
         }
 
@@ -143,19 +144,20 @@ class Places:
 
         return self._once(("machineType", name, zone), read)
 
-    def cards(self, name: str, zones: Sequence[str]) -> Mapping[str, int]:
+    def cards(self, name: str, zones: Sequence[str], *, whole: bool = True) -> Mapping[str, int]:
         """Return the zones that have a type of accelerators, each with how many a machine takes, or 0.
 
         Args:
-            zones, and errors: as ``offers`` has them.
+            zones, whole, and errors: as ``offers`` has them.
         """
+        known = sorted(zones) if whole else []
 
         def read() -> dict[str, int]:
             wanted = any_of("name", [name])
-            found = self.gce.everywhere("acceleratorTypes", "check", name, filter_=wanted, known=zones)
+            found = self.gce.everywhere("acceleratorTypes", "check", name, filter_=wanted, known=known)
             return {zone_of(raw): int(raw.get("maximumCardsPerInstance") or 0) for raw in found}
 
-        return self._once(("acceleratorTypes", name, *sorted(zones)), read)
+        return self._once(("acceleratorTypes", name, *known), read)
 
     def names(self, kind: str, zone: str) -> list[str]:
         """Return what a zone has of ``machineTypes`` or ``acceleratorTypes``, by name."""
@@ -234,8 +236,9 @@ class Places:
             found = self.machine_type(name, zones[0])
         else:
             near = self.zones(self.region()) if is_custom(name) or self.gce.session.region else ()
-            there = self.offers([name], near)
-            found = next(iter(there[name].values()), None)
+            # Any zone's will do.
+            there = self.offers([name], near, whole=False)[name] or self.offers([name], near)[name]
+            found = next(iter(there.values()), None)
         if found is None:
             return SHARED_DISKS if name in SHARED else MOST_DISKS
         return found.max_disks

@@ -30,7 +30,8 @@ def choose_zone(plan: Plan, places: Places) -> str:
     zones = places.zones(places.region())
     if not zones:
         raise ConfigError(f"there is no zone in region {places.region()!r} that is up; correct region, or name zones")
-    offers = places.offers([name for names in types for name in names], zones)
+    # A zone that cannot be reached is none to choose.
+    offers = places.offers([name for names in types for name in names], zones, whole=False)
     offered = [_offered(places, template, offers, zones) for template in templates]
     # A zone that has nothing for one of the nodes is worse than one that lacks some of another's list.
     zones = _best(zones, lambda zone: all(any(zone in there for there in nodes) for nodes in offered))
@@ -44,7 +45,7 @@ def _offered(places: Places, template: NodeTemplate, offers: Offers, zones: Sequ
     for name in places.types_of(template):
         there: Collection[str] = offers[name]
         if takes_accelerators(template, name):
-            cards = places.cards(str(template.accelerator), zones)
+            cards = places.cards(str(template.accelerator), zones, whole=False)
             there = [zone for zone in there if zone in cards]
         found.append(there)
     return found

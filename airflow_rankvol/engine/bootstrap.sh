@@ -409,7 +409,7 @@ rv_take_result() {
   [ ! -f "$RV_RESULT" ] || size=$(stat -L -c %s "$RV_RESULT")
   if [ "$size" -gt 16384 ]; then
     [ "$RV_CODE" != 0 ] || RV_CODE=1 RV_ERROR="\$RANKVOL_RESULT holds $size bytes; at most 16384 are allowed. Keep \
-large results on the volume, and write what Airflow needs"
+large results on the volume"
   elif grep -q '[^[:space:]]' "$RV_RESULT" 2>/dev/null; then
     RV_OUTPUT=$(rv_b64 <"$RV_RESULT")
     # A record with a result that nobody can read would be returned by every retry.

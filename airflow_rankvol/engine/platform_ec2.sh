@@ -14,9 +14,11 @@ rv_show() {
 }
 
 # EC2 may start a node again after its host has failed: then neither this script nor its timer runs, but what lies here,
-# which cloud-init runs with every boot before the script of the first one.
-: "${RV_BOOTS:=/var/lib/cloud/scripts/per-boot}"
-[ -d "$RV_BOOTS" ] && printf '#!/bin/sh\nshutdown -h now' | install /dev/stdin "$RV_BOOTS/rankvol"
+# which cloud-init runs with every boot before the script of the first one. The link leads to this instance's own place:
+# one of an image that somebody makes of this node has none.
+: "${RV_INIT:=/var/lib/cloud}"
+[ -d "$RV_INIT/instance" ] && printf '#!/bin/sh\nshutdown -h now' | install /dev/stdin "$RV_INIT/instance/rankvol" &&
+ln -sf "$RV_INIT/instance/rankvol" "$RV_INIT/scripts/per-boot"
 : "${RV_IMDS:=http://169.254.169.254}" "${RV_IMDS_WAIT:=60}" "${RV_SHOWN:=32768}"
 # A serial console takes some 10 KB a second, and blocks who writes more: it shows only how the output begins.
 exec {RV_STDOUT}>&1 > >("${RV_SHOW:-rv_show}") 2>&1

@@ -110,7 +110,7 @@ class Shell:
             "RV_METADATA": "http://127.0.0.1:9",
             "RV_METADATA_WAIT": "0",
             "RV_ONCE": str(self.home / "once"),
-            "RV_BOOTS": str(self.home / "no-cloud-init"),
+            "RV_INIT": str(self.home / "no-cloud-init"),
             **self.variables,
             **(more or {}),
         }

@@ -49,18 +49,23 @@ def test_a_volume_is_found_by_its_id_without_the_dash(shell: Shell) -> None:
     assert said(shell, "rv_device vol-0123abc") == "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123abc"
 
 
-def test_a_node_that_is_started_again_shuts_down(shell: Shell) -> None:
+def test_a_node_that_is_started_again_shuts_down_and_no_other_of_its_image(shell: Shell) -> None:
     """cloud-init runs user data with the first boot only, and the timer is gone by then."""
-    per_boot = shell.home / "per-boot"
-    per_boot.mkdir()
-    said(shell, "true", RV_BOOTS=str(per_boot))
+    init, per_boot = shell.home / "cloud", shell.home / "cloud/scripts/per-boot"
+    for place in (per_boot, init / "instances/i-1", init / "instances/i-2"):
+        place.mkdir(parents=True)
+    (init / "instance").symlink_to(init / "instances/i-1")
+    said(shell, "true", RV_INIT=str(init))
     (script,) = per_boot.iterdir()
     assert os.access(script, os.X_OK)
     assert script.read_text(encoding="utf-8").splitlines() == ["#!/bin/sh", "shutdown -h now"]
+    (init / "instance").unlink()
+    (init / "instance").symlink_to(init / "instances/i-2")  # as cloud-init does on another instance
+    assert not script.exists()
 
 
 def test_without_cloud_init_nothing_is_left_for_a_second_boot(shell: Shell) -> None:
-    said(shell, "true", RV_BOOTS=str(shell.home / "nowhere"))
+    said(shell, "true", RV_INIT=str(shell.home / "nowhere"))
     assert not (shell.home / "nowhere").exists()
 
 

@@ -442,6 +442,15 @@ def test_a_zone_that_a_list_lacks_stops_no_job_elsewhere(lab: Lab) -> None:
     assert ZONE in lab.backend.places.cards("nvidia-tesla-t4", [ZONE])
 
 
+def test_a_zone_that_cannot_be_reached_is_not_chosen_and_keeps_nobody_from_another(double: Double) -> None:
+    lab = lab_on(double, zone="", region="us-central1")
+    node = {"machine_type": "n1-standard-4", "accelerator": "nvidia-tesla-p4", "gpus_per_node": 1}
+    plans = [make_plan(plan(node=node).job, RunIdentity("lab", f"dag-{n}", "run-1", "group")) for n in range(10)]
+    lab.double("warn", code="UNREACHABLE", scope=f"zones/{ZONE}")
+    assert {lab.backend.choose_zone(asked) for asked in plans} == {"us-central1-c"}
+    assert lab.backend.max_volumes(plans[0].job.node) == 127
+
+
 def test_zones_of_which_not_all_are_listed_are_asked_for_again(lab: Lab) -> None:
     lab.double("warn", code="PARTIAL_SUCCESS")
     with pytest.raises(RetryableError, match="PARTIAL_SUCCESS"):
